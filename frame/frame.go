@@ -56,13 +56,14 @@ type Packet struct {
 	Dst, Src MAC
 	Type     uint16 // EtherType after the tags; 0 for LLC (802.3 length field)
 	Tags     uint8  // VLAN tags found, at most MaxTags+1 (then Type is the tag's own)
-	LLC      bool
+	LLC      bool   // 802.3: a length where the EtherType would be
+	Routed   bool   // a source route: IPv4 option, or IPv6 routing header with segments left; DstIP is not the last hop
 	Fault    Fault
 	Fragment Fragment
-	Proto    uint8    // upper-layer protocol, valid when L3 is an IP header and the chain was walked
+	Proto    uint8    // upper-layer protocol of an IP packet; in IPv6 the header at which the walk stopped: for a Later fragment what it claims, after a Fault perhaps an extension header
 	Ext      uint8    // IPv6 extension headers walked
-	L3       int      // network header
-	L4       int      // transport header; 0 for a Later fragment or after a Fault
+	L3       int      // network header, whole without options and of the version that Type says
+	L4       int      // transport header; 0 for a Later fragment, after a Fault, for IPv6 without a next header
 	End      int      // end of the network datagram: Ethernet padding lies beyond
 	SrcIP    [16]byte // IPv6, or IPv4 in the first 4 bytes; valid by Type and L3
 	DstIP    [16]byte
