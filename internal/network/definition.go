@@ -17,10 +17,14 @@ type Definition struct {
 	UUID    string    `json:"uuid,omitempty"`
 	MAC     frame.MAC `json:"mac,omitzero"` // of the gateway; derived from the name when zero
 	Forward Forward   `json:"forward"`
+	Device  string    `json:"device,omitempty"` // the one host interface that traffic for the outside may leave by; any when empty
 	Domain  string    `json:"domain,omitempty"` // names are NAME.DOMAIN; the network's name when empty
 	MTU     int       `json:"mtu,omitempty"`    // 1500 when 0
 	Subnets []Subnet  `json:"subnets,omitempty"`
 	Hosts   []DNSHost `json:"hosts,omitempty"` // fixed names
+	// Uplink is the device above a mux made without a network file: "office"
+	// plugs this mux into that network. Addresses then come from there.
+	Uplink string `json:"uplink,omitempty"`
 }
 
 // Forward is what happens to traffic for the outside.
@@ -49,9 +53,10 @@ type Range struct {
 
 // DHCPHost is a static lease, by MAC or by name (or both).
 type DHCPHost struct {
-	MAC  frame.MAC  `json:"mac,omitzero"`
-	Name string     `json:"name,omitempty"`
-	Addr netip.Addr `json:"addr"`
+	MAC   frame.MAC     `json:"mac,omitzero"`
+	Name  string        `json:"name,omitempty"` // may have dots: then it is a full name
+	Addr  netip.Addr    `json:"addr"`
+	Lease time.Duration `json:"lease,omitempty"` // as in Range; what the client is told, the address stays its own
 }
 
 // DNSHost gives names to an address.
@@ -63,12 +68,13 @@ type DNSHost struct {
 // Lease binds an address of each family to a name and a MAC; the kept form of
 // /networks/NET/leases/NAME.
 type Lease struct {
-	Name    string       `json:"name"`
-	MAC     frame.MAC    `json:"mac"`
-	Addrs   []netip.Addr `json:"addrs"`
-	Static  bool         `json:"static,omitempty"`   // from the definition
-	Held    bool         `json:"held,omitempty"`     // by a brane or port that lives: never expires
-	Expires time.Time    `json:"expires,omitzero"`   // by the wall clock; unused while Held
-	Client  string       `json:"client,omitempty"`   // DHCP client identifier, hex
-	Host    string       `json:"hostname,omitempty"` // as the DHCP client called itself, checked
+	Name     string       `json:"name"`
+	MAC      frame.MAC    `json:"mac"`
+	Addrs    []netip.Addr `json:"addrs"`
+	Static   bool         `json:"static,omitempty"`   // from the definition
+	Held     bool         `json:"held,omitempty"`     // by a brane or port that lives: never expires
+	Expires  time.Time    `json:"expires,omitzero"`   // by the wall clock, to be shown; unused while Held
+	Deadline Deadline     `json:"deadline,omitzero"`  // what decides; unused while Held
+	Client   string       `json:"client,omitempty"`   // DHCP client identifier, hex
+	Host     string       `json:"hostname,omitempty"` // as the DHCP client called itself, checked
 }
