@@ -106,7 +106,10 @@ type Name struct {
 // DHCP4 is what the gateway's DHCP server says besides the address, which it
 // asks the daemon for.
 type DHCP4 struct {
-	Lease time.Duration `json:"lease"`
+	// Gateway is the own address, with the length of the subnet served; the
+	// first IPv4 one of Gateway.Addrs when zero.
+	Gateway netip.Prefix  `json:"gateway,omitzero"`
+	Lease   time.Duration `json:"lease"`
 }
 
 // HostPort opens one port of the host to one brane.
