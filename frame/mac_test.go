@@ -2,6 +2,8 @@ package frame
 
 import (
 	"encoding/json"
+	"net"
+	"strings"
 	"testing"
 )
 
@@ -95,4 +97,22 @@ func TestDeriveMAC(t *testing.T) {
 			seen[m] = network + "/" + name
 		}
 	}
+}
+
+// What ParseMAC takes the standard library takes too, with the same address,
+// and it comes back as it was written but for case.
+func FuzzParseMAC(f *testing.F) {
+	f.Add("02:00:5e:10:00:01")
+	f.Add("FF-ff-Ff-00-aA-Bb")
+	f.Add("0200.5e10.0001")
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := ParseMAC(s)
+		std, stdErr := net.ParseMAC(s)
+		if strict := stdErr == nil && len(std) == len(m) && len(s) == 17 && s[2] == ':'; strict != (err == nil) {
+			t.Fatalf("ParseMAC(%q) = %v, %v; the standard library %v, %v", s, m, err, std, stdErr)
+		}
+		if err == nil && (string(m[:]) != string(std) || m.String() != strings.ToLower(s)) {
+			t.Fatalf("ParseMAC(%q) = %v", s, m)
+		}
+	})
 }

@@ -56,9 +56,6 @@ func fold(acc uint64) uint16 {
 	return uint16(acc)
 }
 
-// addSum adds two ones'-complement sums.
-func addSum(a, b uint16) uint16 { return fold(uint64(a) + uint64(b)) }
-
 // PseudoSum gives the sum of the pseudo-header of a transport segment of length
 // bytes under p's addresses and protocol (RFC 9293 section 3.1, RFC 8200
 // section 8.1). For a Routed packet it is not the one that the sender used.
