@@ -332,14 +332,14 @@ func TestBadRequests(t *testing.T) {
 		fds  []int
 		kind fault.Kind
 	}{
-		"unknown verb":       {"exec", nil, nil, fault.Invalid},
-		"ping with fds":      {verbPing, nil, []int{fd}, fault.Invalid},
-		"veth, no fd":        {verbVeth, good, nil, fault.Invalid},
-		"veth, two fds":      {verbVeth, good, []int{fd, fd}, fault.Invalid},
-		"veth, MTU 0":        {verbVeth, map[string]any{"mac": "02:00:00:00:00:01"}, []int{fd}, fault.Invalid},
-		"veth, multicast":    {verbVeth, map[string]any{"mac": "03:00:00:00:00:01", "mtu": 1500}, []int{fd}, fault.Invalid},
-		"veth, not a netns":  {verbVeth, map[string]any{"mac": "02:00:00:00:00:01", "mtu": 1500, "name": "x"}, []int{fd}, fault.Denied},
-		"veth, long":         {verbVeth, map[string]any{"mac": strings.Repeat("0", 9000), "mtu": 1}, []int{fd}, fault.Invalid},
+		"unknown verb":      {"exec", nil, nil, fault.Invalid},
+		"ping with fds":     {verbPing, nil, []int{fd}, fault.Invalid},
+		"veth, no fd":       {verbVeth, good, nil, fault.Invalid},
+		"veth, two fds":     {verbVeth, good, []int{fd, fd}, fault.Invalid},
+		"veth, MTU 0":       {verbVeth, map[string]any{"mac": "02:00:00:00:00:01"}, []int{fd}, fault.Invalid},
+		"veth, multicast":   {verbVeth, map[string]any{"mac": "03:00:00:00:00:01", "mtu": 1500}, []int{fd}, fault.Invalid},
+		"veth, not a netns": {verbVeth, map[string]any{"mac": "02:00:00:00:00:01", "mtu": 1500, "name": "x"}, []int{fd}, fault.Denied},
+		"veth, long":        {verbVeth, map[string]any{"mac": strings.Repeat("0", 9000), "mtu": 1}, []int{fd}, fault.Invalid},
 	} {
 		fds, err := c.conn.Call(t.Context(), r.verb, r.body, r.fds, nil)
 		if fault.KindOf(err) != r.kind || len(fds) > 0 {

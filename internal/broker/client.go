@@ -37,6 +37,7 @@ type Client struct {
 	conn     *unixmsg.Conn
 	rootless bool
 	process  *os.Process
+	pid      int
 	done     chan struct{} // closed when the process has ended
 }
 
@@ -90,7 +91,7 @@ func (c *Client) launch(cmd *exec.Cmd) error {
 	if err := <-started; err != nil {
 		return err
 	}
-	c.process = cmd.Process
+	c.process, c.pid = cmd.Process, cmd.Process.Pid
 	return nil
 }
 
