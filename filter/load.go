@@ -6,8 +6,8 @@ import (
 	"brane/frame"
 )
 
-// guard says whether the frame has the header that a load reads.
-func guard(h Header, p *frame.Packet) Truth {
+// present says whether the frame has the header that a load reads.
+func present(h Header, p *frame.Packet) Truth {
 	if h == hEther {
 		return Yes
 	}
@@ -24,7 +24,7 @@ func guard(h Header, p *frame.Packet) Truth {
 }
 
 // read gives size bytes at offset of the header; ok is false when they are not
-// there. The guard has said Yes.
+// there. present has said Yes.
 func read(h Header, offset uint32, size uint8, p *frame.Packet) (v uint32, ok bool) {
 	b := p.Frame
 	switch {
@@ -71,7 +71,7 @@ func (c Compare) holds(a, b uint32) bool {
 
 // field compares one field with a constant.
 func (in *inst) field(p *frame.Packet) Truth {
-	if g := guard(in.header, p); g != Yes {
+	if g := present(in.header, p); g != Yes {
 		return g
 	}
 	v, ok := read(in.header, uint32(in.a), in.size, p)
@@ -86,7 +86,7 @@ func (in *inst) field(p *frame.Packet) Truth {
 func (o *ops) match(cmp Compare, p *frame.Packet) Truth {
 	t := Yes
 	for _, h := range o.guards {
-		switch guard(h, p) {
+		switch present(h, p) {
 		case No:
 			return No
 		case Undecidable:
