@@ -97,8 +97,14 @@ func (s *State) port(p Port, rec, root Record, host Host) plan.Port {
 	out.Send = append(out.Send, clean)
 	out.Receive = append(out.Receive, clean)
 	if def.hasGateway() {
+		var replies []uint16
+		for _, pub := range s.Branes[p.Brane].Publish {
+			if pub.Proto == "udp" {
+				replies = append(replies, pub.Port)
+			}
+		}
 		out.Send = append(out.Send, plan.Filter{
-			Owner: house, Rule: "guard", Bound: hostPrefixes(host), Ports: p.Rules.AllowHost,
+			Owner: house, Rule: "guard", Bound: hostPrefixes(host), Ports: p.Rules.AllowHost, Replies: replies,
 			Router: def.GatewayMAC(), Routers: def.gatewayAddrs(),
 		})
 	}

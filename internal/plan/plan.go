@@ -70,6 +70,9 @@ type Filter struct {
 	Bound []netip.Prefix `json:"bound,omitempty"`
 	// Ports are the TCP and UDP ports that guard leaves open (--allow-host).
 	Ports []uint16 `json:"ports,omitempty"`
+	// Replies are UDP ports from which guard lets the port answer the gateway:
+	// those that a forward leads to, whose clients appear as the gateway.
+	Replies []uint16 `json:"replies,omitempty"`
 	// Router is the MAC of the port that routes; guard judges only frames that reach it.
 	Router frame.MAC `json:"router,omitzero"`
 	// Routers are addresses of the gateway itself, open in guard for its own services.
