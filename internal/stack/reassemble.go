@@ -72,11 +72,14 @@ func (r *reassembler) add(now time.Time, p *frame.Packet) []byte {
 	if d == nil {
 		d = r.start(now, key)
 	}
-	if d.broken || !d.insert(off, more, body) {
+	n, ok := 0, false
+	if !d.broken {
+		n, ok = d.insert(off, more, body)
+	}
+	if !ok {
 		r.spoil(d)
 		return nil
 	}
-	n := len(body)
 	if off == 0 && d.header == nil {
 		d.header = append([]byte(nil), p.Frame[:p.L3+networkLen(p)]...)
 		n += len(d.header)
@@ -129,29 +132,29 @@ func (r *reassembler) start(now time.Time, key fragKey) *partial {
 	return d
 }
 
-// insert puts a piece in its place; false when it contradicts the others. An
-// exact duplicate is fine.
-func (d *partial) insert(off int, more bool, body []byte) bool {
+// insert puts a piece in its place and gives the bytes that it keeps: none of a
+// duplicate. It is not ok when the piece contradicts the others.
+func (d *partial) insert(off int, more bool, body []byte) (kept int, ok bool) {
 	end := off + len(body)
 	if len(body) == 0 || end > maxIP || more && len(body)%8 != 0 || len(d.pieces) == fragPieces {
-		return false
+		return 0, false
 	}
 	if !more {
 		if d.end >= 0 && d.end != end {
-			return false
+			return 0, false
 		}
 		d.end = end
 	}
 	i, same := slices.BinarySearchFunc(d.pieces, off, func(p piece, off int) int { return p.off - off })
 	if same {
-		return len(d.pieces[i].data) == len(body)
+		return 0, len(d.pieces[i].data) == len(body)
 	}
 	if i > 0 && d.pieces[i-1].off+len(d.pieces[i-1].data) > off || i < len(d.pieces) && d.pieces[i].off < end {
-		return false
+		return 0, false
 	}
 	d.pieces = slices.Insert(d.pieces, i, piece{off, append([]byte(nil), body...)})
 	last := d.pieces[len(d.pieces)-1]
-	return d.end < 0 || last.off+len(last.data) <= d.end
+	return len(body), d.end < 0 || last.off+len(last.data) <= d.end
 }
 
 // join gives the whole frame when no piece is missing.
