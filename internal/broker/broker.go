@@ -97,8 +97,8 @@ type server struct {
 }
 
 // serve answers on the socket until the other side closes it.
-func serve() error {
-	c, err := unixmsg.FromFD(socketFD)
+func serve(fd int) error {
+	c, err := unixmsg.FromFD(fd)
 	if err != nil {
 		return err
 	}

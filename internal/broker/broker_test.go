@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "broker":
-		if err := Main(); err != nil {
+		if err := Serve(SocketFD); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -17,11 +17,10 @@ import (
 	"brane/internal/linux/unixmsg"
 )
 
-// Descriptors that the broker process inherits.
-const (
-	socketFD = 3 // the daemon's requests, as long as the broker lives
-	setupFD  = 4 // Setup comes in; a fault goes out, or the end of the file when all is done
-)
+// SocketFD is where the broker process finds the daemon's requests, for as long
+// as it lives. The next number is the socket on which Setup comes in, and a
+// fault goes out or, when all is done, the end.
+const SocketFD = 3
 
 // Options of Start.
 type Options struct {

@@ -22,14 +22,15 @@ const opSetup = "set up the outer namespaces"
 // serveArg, as the last argument, marks the second stage.
 const serveArg = "serve"
 
-// Main is the broker process, in the namespaces that Start made for it. It
-// returns when the daemon has closed its end.
-func Main() error {
+// Serve is the broker process, in the namespaces that Start made for it; fd is
+// SocketFD. It returns when the daemon has closed its end. It changes the mounts
+// and the capabilities of the whole process, so it is for a process of its own.
+func Serve(fd int) error {
 	if os.Args[len(os.Args)-1] == serveArg {
-		return serve()
+		return serve(fd)
 	}
 	runtime.LockOSThread()            // capabilities belong to the thread that executes
-	c, err := unixmsg.FromFD(setupFD) // a copy that exec closes
+	c, err := unixmsg.FromFD(fd + 1) // a copy that exec closes
 	if err != nil {
 		return err
 	}
