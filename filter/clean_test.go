@@ -64,33 +64,46 @@ func with(b []byte, at int, v ...byte) []byte {
 	return b
 }
 
-// Each check of clean is there for a frame that nothing else refuses: the twin
-// differs in that point alone, and passes.
+// twin is a frame that one check refuses, and one that differs in that point
+// alone and passes.
+type twin struct {
+	what      string
+	bad, good []byte
+	reason    verdict.Reason
+}
+
+func checkTwins(t *testing.T, r Rule, twins []twin) {
+	for _, c := range twins {
+		t.Run(c.what, func(t *testing.T) {
+			if got := r.Judge(parsed(c.bad)); got != c.reason {
+				t.Errorf("%v, want %v: %x", got, c.reason, c.bad)
+			}
+			if got := r.Judge(parsed(c.good)); got != verdict.Delivered {
+				t.Errorf("the twin is refused: %v: %x", got, c.good)
+			}
+		})
+	}
+}
+
+// Each check of clean is there for a frame that nothing else refuses.
 func TestCleanSendReasons(t *testing.T) {
-	send := sendRule()
+	checkTwins(t, sendRule(), linkTwins())
+	checkTwins(t, sendRule(), discoveryTwins())
+	checkTwins(t, sendRule(), serverTwins())
+}
+
+func udpTo(src, dst netip.Addr, sport, dport uint16, body []byte) []byte {
+	return datagram(routerMAC, ownMAC, src, dst, 17, 64, udp(sport, dport, body))
+}
+
+func linkTwins() []twin {
 	peerARP := arp(2, ownMAC, own4, peerMAC, peer4)
-	ns := neighbor(135, peer6, linkOption(1, ownMAC))
-	na := neighbor(136, own6, linkOption(2, ownMAC))
-	dad := func(target, dst netip.Addr, options ...[]byte) []byte {
-		return nd(groupMAC(dst), ownMAC, none6, dst, 255, neighbor(135, target, options...))
-	}
-	udp4 := func(src, dst netip.Addr, sport, dport uint16, body []byte) []byte {
-		return datagram(routerMAC, ownMAC, src, dst, 17, 64, udp(sport, dport, body))
-	}
-	udp6 := func(sport, dport uint16) []byte {
-		return datagram(routerMAC, ownMAC, ownLL, ip("ff02::1:2"), 17, 64, udp(sport, dport, make([]byte, 20)))
-	}
-	first, atomic := extended([]uint8{44}, 58, ns)
-	plain4 := udp4(own4, peer4, 1, 2, nil)
+	plain4 := udpTo(own4, peer4, 1, 2, nil)
 	chain := func(n int) []byte {
 		f, b := extended(slices.Repeat([]uint8{60}, n), 17, udp(1, 2, nil))
 		return datagram(peerMAC, ownMAC, own6, peer6, f, 64, b)
 	}
-	for _, c := range []struct {
-		what      string
-		bad, good []byte
-		reason    verdict.Reason
-	}{
+	return []twin{
 		{"runt", plain4[:13], plain4, verdict.Runt},
 		{"source MAC", with(plain4, 6, peerMAC[:]...), plain4, verdict.SourceMAC},
 		{"tag", tag(plain4, 0x8100), plain4, verdict.VLAN},
@@ -98,9 +111,9 @@ func TestCleanSendReasons(t *testing.T) {
 		{"SNAP", snap(peerMAC, ownMAC, 0x800, plain4[14:]), plain4, verdict.LLC},
 		{"EtherType", with(plain4, 12, 0x88, 0xcc), plain4, verdict.EtherType},
 		{"RARP", eth(allMAC, ownMAC, 0x8035, peerARP), eth(allMAC, ownMAC, 0x806, peerARP), verdict.EtherType},
-		{"source IPv4", udp4(peer4, router4, 1, 2, nil), plain4, verdict.SourceIP},
-		{"no source IPv4", udp4(none4, all4, 1, 2, nil), udp4(own4, all4, 1, 2, nil), verdict.SourceIP},
-		{"DHCP from no address to one", udp4(none4, router4, 68, 67, bootp(1, ownMAC)), udp4(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceIP},
+		{"source IPv4", udpTo(peer4, router4, 1, 2, nil), plain4, verdict.SourceIP},
+		{"no source IPv4", udpTo(none4, all4, 1, 2, nil), udpTo(own4, all4, 1, 2, nil), verdict.SourceIP},
+		{"DHCP from no address to one", udpTo(none4, router4, 68, 67, bootp(1, ownMAC)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceIP},
 		{"total length", with(plain4, 16, 0xff), plain4, verdict.Malformed},
 		{"cut", datagram(peerMAC, ownMAC, own4, peer4, 17, 64, make([]byte, 7)), plain4, verdict.Undecidable},
 		{"source IPv6", datagram(peerMAC, ownMAC, peer6, peer6, 17, 64, udp(1, 2, nil)), datagram(peerMAC, ownMAC, own6, peer6, 17, 64, udp(1, 2, nil)), verdict.SourceIP},
@@ -116,6 +129,17 @@ func TestCleanSendReasons(t *testing.T) {
 		{"ARP probe of another's", eth(allMAC, ownMAC, 0x806, arp(1, ownMAC, none4, zeroMAC, peer4)), eth(allMAC, ownMAC, 0x806, arp(1, ownMAC, none4, zeroMAC, own4)), verdict.ARP},
 		{"ARP reply of nobody", eth(allMAC, ownMAC, 0x806, arp(2, ownMAC, none4, zeroMAC, own4)), eth(allMAC, ownMAC, 0x806, arp(1, ownMAC, none4, zeroMAC, own4)), verdict.ARP},
 		{"ARP sizes", with(eth(peerMAC, ownMAC, 0x806, peerARP), 18, 8), eth(peerMAC, ownMAC, 0x806, peerARP), verdict.Malformed},
+	}
+}
+
+func discoveryTwins() []twin {
+	ns := neighbor(135, peer6, linkOption(1, ownMAC))
+	na := neighbor(136, own6, linkOption(2, ownMAC))
+	dad := func(target, dst netip.Addr, options ...[]byte) []byte {
+		return nd(groupMAC(dst), ownMAC, none6, dst, 255, neighbor(135, target, options...))
+	}
+	first, atomic := extended([]uint8{44}, 58, ns)
+	return []twin{
 		{"NA target", nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(136, router6, linkOption(2, ownMAC))), nd(peerMAC, ownMAC, own6, peer6, 255, na), verdict.ND},
 		{"NA target link", nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(136, own6, linkOption(2, peerMAC))), nd(peerMAC, ownMAC, own6, peer6, 255, na), verdict.ND},
 		{"NA second option", nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(136, own6, linkOption(2, ownMAC), linkOption(2, peerMAC))), nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(136, own6, linkOption(2, ownMAC), linkOption(2, ownMAC))), verdict.ND},
@@ -126,40 +150,36 @@ func TestCleanSendReasons(t *testing.T) {
 		{"RS source link", nd(peerMAC, ownMAC, ownLL, ip("ff02::2"), 255, icmp(133, 0, cat(make([]byte, 4), linkOption(1, peerMAC)))), nd(peerMAC, ownMAC, ownLL, ip("ff02::2"), 255, icmp(133, 0, cat(make([]byte, 4), linkOption(1, ownMAC)))), verdict.ND},
 		{"ND option of length 0", nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(135, peer6, []byte{1, 0, 0, 0, 0, 0, 0, 0})), nd(peerMAC, ownMAC, own6, peer6, 255, ns), verdict.ND},
 		{"ND code", nd(peerMAC, ownMAC, own6, peer6, 255, with(ns, 1, 1)), nd(peerMAC, ownMAC, own6, peer6, 255, ns), verdict.ND},
-		{"ND in a fragment", nd(peerMAC, ownMAC, own6, peer6, 255, ns), nil, verdict.Delivered}, // the twin of the next
 		{"ND in an atomic fragment", datagram(peerMAC, ownMAC, own6, peer6, first, 255, atomic), nd(peerMAC, ownMAC, own6, peer6, 255, ns), verdict.ND},
 		{"DAD of another's", dad(peer6, solicited(peer6)), dad(own6, solicited(own6)), verdict.ND},
 		{"DAD outside its group", dad(own6, allNodes), dad(own6, solicited(own6)), verdict.ND},
 		{"DAD with a link address", dad(own6, solicited(own6), linkOption(1, ownMAC)), dad(own6, solicited(own6)), verdict.ND},
 		{"inverse ND", nd(peerMAC, ownMAC, own6, peer6, 255, icmp(142, 0, make([]byte, 4))), nd(peerMAC, ownMAC, own6, peer6, 255, icmp(128, 0, make([]byte, 4))), verdict.ND},
+	}
+}
+
+func serverTwins() []twin {
+	udp6 := func(sport, dport uint16) []byte {
+		return datagram(routerMAC, ownMAC, ownLL, ip("ff02::1:2"), 17, 64, udp(sport, dport, make([]byte, 20)))
+	}
+	return []twin{
 		{"RA", nd(groupMAC(allNodes), ownMAC, ownLL, allNodes, 255, ra()), nd(groupMAC(allNodes), ownMAC, ownLL, allNodes, 255, icmp(133, 0, cat(make([]byte, 4), linkOption(1, ownMAC)))), verdict.RouterAdvert},
 		{"redirect", nd(peerMAC, ownMAC, ownLL, peer6, 255, icmp(137, 0, make([]byte, 36))), nd(peerMAC, ownMAC, ownLL, peer6, 255, icmp(128, 0, make([]byte, 36))), verdict.RouterAdvert},
 		{"router renumbering", nd(peerMAC, ownMAC, ownLL, peer6, 255, icmp(138, 0, make([]byte, 36))), nd(peerMAC, ownMAC, ownLL, peer6, 255, icmp(128, 0, make([]byte, 36))), verdict.RouterAdvert},
 		{"ICMP redirect", datagram(peerMAC, ownMAC, own4, peer4, 1, 64, icmp(5, 1, make([]byte, 32))), datagram(peerMAC, ownMAC, own4, peer4, 1, 64, icmp(3, 1, make([]byte, 32))), verdict.RouterAdvert},
 		{"ICMP router advertisement", datagram(peerMAC, ownMAC, own4, peer4, 1, 64, icmp(9, 0, make([]byte, 12))), datagram(peerMAC, ownMAC, own4, peer4, 1, 64, icmp(8, 0, make([]byte, 12))), verdict.RouterAdvert},
-		{"DHCP offer", udp4(own4, all4, 67, 68, bootp(2, peerMAC)), udp4(own4, all4, 1067, 1068, bootp(2, peerMAC)), verdict.DHCPServer},
-		{"DHCP offer from another port", udp4(own4, all4, 1067, 68, bootp(2, peerMAC)), udp4(own4, all4, 1067, 1068, bootp(2, peerMAC)), verdict.DHCPServer},
-		{"DHCP relay", udp4(own4, router4, 67, 67, bootp(1, ownMAC)), udp4(own4, router4, 68, 67, bootp(1, ownMAC)), verdict.DHCPServer},
-		{"DHCP reply as a client", udp4(own4, router4, 68, 67, bootp(2, ownMAC)), udp4(own4, router4, 68, 67, bootp(1, ownMAC)), verdict.DHCPServer},
-		{"DHCP for another", udp4(none4, all4, 68, 67, bootp(1, peerMAC)), udp4(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
-		{"DHCP hardware type", udp4(none4, all4, 68, 67, with(bootp(1, ownMAC), 1, 6)), udp4(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
-		{"short DHCP", udp4(none4, all4, 68, 67, bootp(1, ownMAC)[:235]), udp4(none4, all4, 68, 67, bootp(1, ownMAC)[:236]), verdict.Malformed},
+		{"DHCP offer", udpTo(own4, all4, 67, 68, bootp(2, peerMAC)), udpTo(own4, all4, 1067, 1068, bootp(2, peerMAC)), verdict.DHCPServer},
+		{"DHCP offer from another port", udpTo(own4, all4, 1067, 68, bootp(2, peerMAC)), udpTo(own4, all4, 1067, 1068, bootp(2, peerMAC)), verdict.DHCPServer},
+		{"DHCP relay", udpTo(own4, router4, 67, 67, bootp(1, ownMAC)), udpTo(own4, router4, 68, 67, bootp(1, ownMAC)), verdict.DHCPServer},
+		{"DHCP reply as a client", udpTo(own4, router4, 68, 67, bootp(2, ownMAC)), udpTo(own4, router4, 68, 67, bootp(1, ownMAC)), verdict.DHCPServer},
+		{"DHCP for another", udpTo(none4, all4, 68, 67, bootp(1, peerMAC)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
+		{"DHCP hardware type", udpTo(none4, all4, 68, 67, with(bootp(1, ownMAC), 1, 6)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
+		{"short DHCP", udpTo(none4, all4, 68, 67, bootp(1, ownMAC)[:235]), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)[:236]), verdict.Malformed},
 		{"DHCP in fragments", eth(allMAC, ownMAC, 0x800, inet4(none4, all4, 17, 0x2000, udp(68, 67, cat(bootp(1, ownMAC), make([]byte, 4))))), eth(allMAC, ownMAC, 0x800, inet4(none4, all4, 17, 0, udp(68, 67, cat(bootp(1, ownMAC), make([]byte, 4))))), verdict.Undecidable},
 		{"DHCPv6 advertise", udp6(547, 546), udp6(546, 547), verdict.DHCPServer},
 		{"DHCPv6 from another port", udp6(1547, 546), udp6(1547, 547), verdict.DHCPServer},
 		{"MLD from nobody to one", datagram(peerMAC, ownMAC, none6, peer6, 58, 1, icmp(143, 0, make([]byte, 4))), datagram(peerMAC, ownMAC, none6, ip("ff02::16"), 58, 1, icmp(143, 0, make([]byte, 4))), verdict.SourceIP},
 		{"MLD from nobody afar", datagram(peerMAC, ownMAC, none6, ip("ff02::16"), 58, 64, icmp(143, 0, make([]byte, 4))), datagram(peerMAC, ownMAC, none6, ip("ff02::16"), 58, 1, icmp(143, 0, make([]byte, 4))), verdict.SourceIP},
-	} {
-		t.Run(c.what, func(t *testing.T) {
-			if got := send.Judge(parsed(c.bad)); got != c.reason {
-				t.Errorf("%v, want %v: %x", got, c.reason, c.bad)
-			}
-			if c.good != nil {
-				if got := send.Judge(parsed(c.good)); got != verdict.Delivered {
-					t.Errorf("the twin is refused: %v: %x", got, c.good)
-				}
-			}
-		})
 	}
 }
 
@@ -174,11 +194,7 @@ func TestCleanReceiveReasons(t *testing.T) {
 	ns := neighbor(135, own6, linkOption(1, peerMAC))
 	first, atomic := extended([]uint8{44}, 58, ns)
 	plain := datagram(ownMAC, peerMAC, peer4, own4, 17, 64, udp(1, 2, nil))
-	for _, c := range []struct {
-		what      string
-		bad, good []byte
-		reason    verdict.Reason
-	}{
+	checkTwins(t, receive, []twin{
 		{"runt", plain[:13], plain, verdict.Runt},
 		{"another's frame", with(plain, 0, peerMAC[:]...), plain, verdict.ReceiveFilter},
 		{"tag", tag(plain, 0x8100), plain, verdict.VLAN},
@@ -193,16 +209,7 @@ func TestCleanReceiveReasons(t *testing.T) {
 		{"NS from afar", nd(ownMAC, peerMAC, peer6, own6, 64, ns), nd(ownMAC, peerMAC, peer6, own6, 255, ns), verdict.ND},
 		{"NS in a fragment", datagram(ownMAC, peerMAC, peer6, own6, first, 255, atomic), nd(ownMAC, peerMAC, peer6, own6, 255, ns), verdict.ND},
 		{"cut", plain[:30], plain, verdict.Undecidable},
-	} {
-		t.Run(c.what, func(t *testing.T) {
-			if got := receive.Judge(parsed(c.bad)); got != c.reason {
-				t.Errorf("%v, want %v: %x", got, c.reason, c.bad)
-			}
-			if got := receive.Judge(parsed(c.good)); got != verdict.Delivered {
-				t.Errorf("the twin is refused: %v: %x", got, c.good)
-			}
-		})
-	}
+	})
 	if got := NewCleanReceive(ownMAC, zeroMAC).Judge(parsed(from(zeroMAC, advert))); got != verdict.RouterAdvert {
 		t.Errorf("without a router, an advertisement from the zero address: %v", got)
 	}

@@ -1,6 +1,10 @@
 package filter
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"brane/frame"
+)
 
 // Program is a compiled expression: terms in the order in which they are
 // looked at, each with where to go on when it holds and when it does not.
@@ -24,12 +28,12 @@ const (
 	opProto                  // protocol a in the families of over
 	opInet4                  // address a under mask b in the headers of over
 	opInet6                  // address inet6[a]
-	opMAC                    // Ethernet address a
+	opMAC                    // Ethernet address mac
 	opPort                   // port a to b over the transports in over
 	opDst                    // the bits of mask b of the Ethernet destination are a
 	opCast4                  // IPv4 destination is multicast
 	opCast6                  // IPv6 destination is multicast
-	opField                  // field of size bytes at offset a of a header: low 32 bits of b under mask in its high ones
+	opField                  // field of size bytes at offset a of a header, under mask, compared with addr
 	opRelation               // values[a]
 )
 
@@ -39,7 +43,7 @@ const (
 	reject = 0xfffe
 )
 
-// inst is one test. dir, over and op2 mean what op says.
+// inst is one test. What its operands mean, op says.
 type inst struct {
 	op         opcode
 	dir        Direction
@@ -51,6 +55,7 @@ type inst struct {
 	yes, no    uint16
 	a, b       uint64
 	addr, mask uint32
+	mac        frame.MAC
 }
 
 // The headers with IPv4 addresses in inst.over.
@@ -130,7 +135,7 @@ func (g *Program) test(n Node) inst {
 	case Address:
 		return g.addressTest(n)
 	case EtherHost:
-		return inst{op: opMAC, dir: n.Dir, a: mac64(n.MAC)}
+		return inst{op: opMAC, dir: n.Dir, mac: n.MAC}
 	case Port:
 		return inst{op: opPort, dir: n.Dir, over: uint8(n.Over), a: uint64(n.Low), b: uint64(n.High)}
 	case Cast:

@@ -33,7 +33,7 @@ func capture(t testing.TB, name string) (frames [][]byte) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	read := func() ([]byte, error) { return nil, io.EOF }
+	var read func() ([]byte, error)
 	if strings.HasSuffix(name, ".pcapng") {
 		r, err := pcapgo.NewNgReader(f, pcapgo.DefaultNgReaderOptions)
 		if err != nil {

@@ -93,7 +93,7 @@ func (g *Program) test1(in *inst, p *frame.Packet) Truth {
 		if p.Fault == frame.Runt {
 			return Undecidable
 		}
-		return truth(in.dir.holds(mac64(p.Src) == in.a, mac64(p.Dst) == in.a))
+		return truth(in.dir.holds(p.Src == in.mac, p.Dst == in.mac))
 	case opPort:
 		return in.port(p)
 	case opDst:

@@ -101,19 +101,32 @@ func TestGuardForms(t *testing.T) {
 	}
 }
 
+// judged is a frame and what a rule says to it.
+type judged struct {
+	what string
+	b    []byte
+	want verdict.Reason
+}
+
 func TestGuardServices(t *testing.T) {
 	g := testGuard()
+	for _, c := range guardFrames() {
+		t.Run(c.what, func(t *testing.T) {
+			if got := g.Judge(parsed(c.b)); got != c.want {
+				t.Errorf("%v, want %v: %x", got, c.want, c.b)
+			}
+		})
+	}
+}
+
+func guardFrames() []judged {
 	routed := func(b []byte) []byte {
 		b = cat(b[:34], []byte{131, 7, 4, 127, 0, 0, 1, 0}, b[34:])
 		return with(with(b, 14, 0x47), 16, 0, byte(len(b)-14))
 	}
 	first, segmentsLeft := extended([]uint8{43}, 17, udp(1, 53, nil))
 	big := make([]byte, 64)
-	for _, c := range []struct {
-		what string
-		b    []byte
-		want verdict.Reason
-	}{
+	return []judged{
 		{"DNS", toward(routerMAC, router4, 17, udp(5000, 53, nil)), verdict.Delivered},
 		{"DNS over TCP", toward(routerMAC, router6, 6, tcp(5000, 53, frame.SYN, nil)), verdict.Delivered},
 		{"DHCP", toward(routerMAC, router4, 17, udp(68, 67, nil)), verdict.Delivered},
@@ -164,12 +177,6 @@ func TestGuardServices(t *testing.T) {
 		{"ARP", eth(routerMAC, ownMAC, 0x806, arp(1, ownMAC, own4, zeroMAC, router4)), verdict.Delivered},
 		{"to a neighbour", toward(peerMAC, ip("127.0.0.1"), 17, udp(1, 2, nil)), verdict.Delivered},
 		{"runt", make([]byte, 13), verdict.Runt},
-	} {
-		t.Run(c.what, func(t *testing.T) {
-			if got := g.Judge(parsed(c.b)); got != c.want {
-				t.Errorf("%v, want %v: %x", got, c.want, c.b)
-			}
-		})
 	}
 }
 
