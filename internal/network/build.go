@@ -184,6 +184,9 @@ func (s *State) names(def *Definition) []plan.Name {
 	var out []plan.Name
 	out = append(out, plan.Name{Name: "gateway", Addrs: def.gatewayAddrs()})
 	for name, l := range s.Leases[def.Name] {
+		if !l.Held {
+			continue // its brane or port is gone
+		}
 		out = append(out, plan.Name{Name: name, Addrs: l.Addrs})
 	}
 	for _, h := range def.Hosts {
