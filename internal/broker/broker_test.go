@@ -133,7 +133,7 @@ func below(t *testing.T, o *nsexec.Outer) *nsexec.Cmd {
 		KeepCaps: true, DeathSignal: syscall.SIGKILL,
 	}
 	if o.User != nil {
-		c.Join = append(c.Join, nsexec.Join{File: o.User, Kind: unix.CLONE_NEWUSER})
+		c.Join = append(c.Join, nsexec.Join{FD: int(o.User.Fd()), Kind: unix.CLONE_NEWUSER})
 		c.UIDs, c.GIDs = []nsexec.Map{{Inside: 0, Outside: 0, Count: 1}}, []nsexec.Map{{Inside: 0, Outside: 0, Count: 1}}
 	} else {
 		var err1, err2 error
@@ -144,7 +144,7 @@ func below(t *testing.T, o *nsexec.Outer) *nsexec.Cmd {
 		}
 		c.MapByParent = true
 	}
-	c.Join = append(c.Join, nsexec.Join{File: o.Mount, Kind: unix.CLONE_NEWNS})
+	c.Join = append(c.Join, nsexec.Join{FD: int(o.Mount.Fd()), Kind: unix.CLONE_NEWNS})
 	return c
 }
 

@@ -29,7 +29,7 @@ func Serve(fd int) error {
 	if os.Args[len(os.Args)-1] == serveArg {
 		return serve(fd)
 	}
-	runtime.LockOSThread()            // capabilities belong to the thread that executes
+	runtime.LockOSThread()           // capabilities belong to the thread that executes
 	c, err := unixmsg.FromFD(fd + 1) // a copy that exec closes
 	if err != nil {
 		return err

@@ -45,6 +45,25 @@ func Missing(t testing.TB, format string, args ...any) {
 // returns false.
 func AsUser(t *testing.T) bool {
 	t.Helper()
+	return asUser(t, nil)
+}
+
+// AsUserTUN is AsUser where the account may open /dev/net/tun, or may not: for
+// the process and its children the node is another one of that mode.
+func AsUserTUN(t *testing.T, allowed bool) bool {
+	t.Helper()
+	mode := uint32(0o600)
+	if allowed {
+		mode = 0o666
+	}
+	return asUser(t, &mode)
+}
+
+// withTUN puts the node over the machine's and becomes the account.
+const withTUN = `mount --bind "$1" /dev/net/tun && shift && exec setpriv --reuid "$1" --regid "$2" --clear-groups -- "$3" "$4" "$5" "$6" "$7"`
+
+func asUser(t *testing.T, tun *uint32) bool {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		return true
 	}
@@ -54,7 +73,8 @@ func AsUser(t *testing.T) bool {
 	if err := copySelf(exe); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run", pattern(t.Name()), "-test.v", "-test.count=1")
+	args := []string{exe, "-test.run", pattern(t.Name()), "-test.v", "-test.count=1"}
+	cmd := exec.Command(exe, args[1:]...)
 	cmd.Env = append(withoutUser(os.Environ()),
 		"HOME="+home, "USER="+Account, "LOGNAME="+Account, "TMPDIR="+dir,
 		"XDG_RUNTIME_DIR="+runtimeDir(t, uid, gid))
@@ -64,6 +84,15 @@ func AsUser(t *testing.T) bool {
 	}
 	if err := os.Chown(dir, uid, gid); err != nil {
 		t.Fatal(err)
+	}
+	if tun != nil {
+		node := filepath.Join(bench(t), "tun")
+		if err := errors.Join(syscall.Mknod(node, syscall.S_IFCHR|*tun, 10<<8|200), os.Chmod(node, os.FileMode(*tun))); err != nil {
+			t.Fatal(err)
+		}
+		ids := []string{strconv.Itoa(uid), strconv.Itoa(gid)}
+		cmd.Path, cmd.Args = "/usr/bin/unshare", append(append([]string{"unshare", "-m", "sh", "-c", withTUN, "sh", node}, ids...), args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	}
 	out, err := cmd.CombinedOutput()
 	t.Logf("as %s:\n%s", Account, out)

@@ -109,7 +109,7 @@ func prepare(c *Cmd, exe *os.File) (*child, error) {
 		ch.nofile, ch.setNoFile = *c.NoFile, true
 	}
 	for _, j := range c.Join {
-		ch.join = append(ch.join, joining{j.File.Fd(), uintptr(j.Kind)})
+		ch.join = append(ch.join, joining{uintptr(j.FD), uintptr(j.Kind)})
 	}
 	if !c.MapByParent {
 		ch.maps = ownMaps(c)

@@ -59,7 +59,7 @@ func (o *Outer) Close() {
 
 // Join names a namespace to enter.
 type Join struct {
-	File *os.File
+	FD   int
 	Kind int // unix.CLONE_NEWUSER, CLONE_NEWNS, …; checked by the kernel against the file
 }
 

@@ -145,7 +145,7 @@ func TestRootlessInsideOuter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join := []Join{{ns[0], unix.CLONE_NEWUSER}, {ns[1], unix.CLONE_NEWNS}}
+	join := []Join{{int(ns[0].Fd()), unix.CLONE_NEWUSER}, {int(ns[1].Fd()), unix.CLONE_NEWNS}}
 	make := unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWUTS
 	for _, inside := range []int{uid, 0} {
 		t.Run(fmt.Sprint("uid ", inside), func(t *testing.T) {
@@ -206,7 +206,7 @@ func TestFailures(t *testing.T) {
 		kind fault.Kind
 		text string
 	}{
-		{"not a namespace", Cmd{Argv: []string{"x"}, Join: []Join{{null, unix.CLONE_NEWNET}}}, fault.Invalid, "enter network namespace"},
+		{"not a namespace", Cmd{Argv: []string{"x"}, Join: []Join{{int(null.Fd()), unix.CLONE_NEWNET}}}, fault.Invalid, "enter network namespace"},
 		{"unknown flag", Cmd{Argv: []string{"x"}, New: 1 << 3}, fault.Unsupported, "namespaces"},
 		{"no program", Cmd{Argv: []string{"x"}, Exe: null}, fault.Internal, "execute: permission denied"},
 		{"no argument", Cmd{}, fault.Invalid, "argument"},

@@ -1,0 +1,3 @@
+package brane
+
+func probeMain() int { return 0 }
