@@ -1,0 +1,407 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"brane/client"
+	"brane/internal/broker"
+	"brane/internal/fault"
+	"brane/internal/linux/netlink"
+	"brane/internal/linux/unixmsg"
+	"brane/internal/network"
+	"brane/internal/plan"
+	"brane/internal/publish"
+	"brane/internal/server"
+	"brane/internal/store"
+	"brane/internal/worker"
+)
+
+// idleEnd is how long a daemon that was started by a command outlives its last
+// port, brane and running network.
+const idleEnd = 30 * time.Second
+
+// daemonOptions are the flags of brane daemon.
+type daemonOptions struct {
+	replace, idle bool
+}
+
+func (a *app) daemonCommand() *cobra.Command {
+	var o daemonOptions
+	c := &cobra.Command{
+		Use: "daemon", Short: "Run the daemon in the foreground; commands start it by themselves", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.daemon(c.Context(), o) },
+	}
+	c.Flags().BoolVar(&o.replace, "replace", false, "take the place of the running daemon; programs keep their connections")
+	c.Flags().BoolVar(&o.idle, "ends-when-idle", false, "end some time after the last port, brane and network are gone")
+	c.AddCommand(&cobra.Command{
+		Use: "stop", Short: "End the daemon; runners start it again when they need it", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			d := client.New(a.dir())
+			defer d.Close()
+			return d.Stop(c.Context())
+		},
+	})
+	return c
+}
+
+// daemon owns everything: store, controller, broker, worker, doors.
+type daemon struct {
+	log    *slog.Logger
+	dir    string
+	store  store.Store
+	svc    *network.Service
+	ctl    *network.Controller
+	worker *worker.Handle
+	broker *broker.Supervisor
+	set    *publish.Set
+	doors  *server.Server
+	events *server.Events
+	stop   context.CancelFunc
+
+	mu   sync.Mutex
+	host network.Host
+}
+
+func (a *app) daemon(ctx context.Context, o daemonOptions) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(a.err, nil)).With("process", "daemon")
+	d := &daemon{log: log, dir: a.dir(), stop: stop, events: server.NewEvents()}
+	if err := os.MkdirAll(client.StateDir(), 0o700); err != nil {
+		return fault.New(fault.Denied, "make state directory", client.StateDir(), "%v", err)
+	}
+	if o.replace {
+		if err := takeOver(ctx, d.dir); err != nil {
+			return err
+		}
+	}
+	var err error
+	if d.store, err = store.Open(filepath.Join(client.StateDir(), "store.db")); err != nil {
+		return err
+	}
+	defer func() { _ = d.store.Close() }()
+	d.build()
+	return d.run(ctx, o)
+}
+
+// takeOver asks the running daemon to end and waits until its store is free.
+func takeOver(ctx context.Context, dir string) error {
+	c := client.New(dir)
+	defer c.Close()
+	old, err := c.Daemon(ctx)
+	if fault.KindOf(err) == fault.Unavailable {
+		return nil // none runs
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.Stop(ctx); err != nil {
+		return err
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd", old.PID)); err != nil {
+			return nil
+		}
+	}
+	return fault.New(fault.Busy, "replace daemon", dir, "the running daemon (pid %d) does not end", old.PID)
+}
+
+// build makes the parts and ties them together.
+func (d *daemon) build() {
+	d.svc = &network.Service{Store: d.store, Now: time.Now, Host: d.hostSubnets}
+	d.worker = worker.NewHandle(worker.Owner{
+		Ready: func() { d.ctl.Kick() },
+		Gone: func() {
+			d.set.WorkerGone()
+			d.doors.WorkerGone()
+		},
+		Lease:   d.lease,
+		Release: func(context.Context, worker.LeaseAsk) error { return nil },
+		Closed:  func(_ string, id plan.PortID) { d.doors.Closed(id) },
+	}, d.log)
+	d.broker = broker.NewSupervisor(brokerOptions(d.dir), d.log)
+	d.ctl = network.NewController(d.store, d.worker, d.hostFacts, d.log)
+	d.set = publish.New(d.ctl, d.worker, d.log)
+	d.doors = &server.Server{
+		Service: d.svc, Controller: d.ctl, Worker: d.worker, Broker: d.broker, Listeners: d.set, Events: d.events,
+		Log: d.log, Release: release, UID: uint32(os.Getuid()), Shutdown: d.stop,
+	}
+}
+
+// run opens the doors and works until ctx ends.
+func (d *daemon) run(ctx context.Context, o daemonOptions) error {
+	d.refreshHost()
+	if err := d.recover(); err != nil {
+		return err
+	}
+	api, err := unixmsg.Listen(syscall.SOCK_STREAM, filepath.Join(d.dir, "api.sock"), 0o600)
+	if err != nil {
+		return err
+	}
+	dev, err := unixmsg.Listen(syscall.SOCK_SEQPACKET, filepath.Join(d.dir, "device.sock"), 0o600)
+	if err != nil {
+		return err
+	}
+	self, err := unixmsg.Listen(syscall.SOCK_STREAM, filepath.Join(d.dir, "inside", "self.sock"), 0o600)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range []net.Listener{api, dev, self} {
+		context.AfterFunc(ctx, func() { _ = l.Close() })
+	}
+	g.Go(func() error { return d.broker.Run(ctx) })
+	g.Go(func() error { return d.ctl.Run(ctx) })
+	g.Go(func() error { return d.worker.Run(ctx) })
+	g.Go(func() error { return d.doors.ServeAPI(api) })
+	g.Go(func() error { return d.doors.ServeDevices(dev) })
+	g.Go(func() error { return d.doors.ServeSelf(self) })
+	g.Go(func() error { return d.watchHost(ctx) })
+	g.Go(func() error { return d.watchStore(ctx) })
+	if o.idle {
+		g.Go(func() error { return d.watchIdle(ctx) })
+	}
+	d.log.Info("ready", "pid", os.Getpid(), "dir", d.dir, "release", release)
+	err = g.Wait()
+	d.doors.Close()
+	d.set.Close()
+	if err == nil || ctx.Err() != nil {
+		d.log.Info("ended")
+	}
+	return err
+}
+
+// recover brings the store to what is true after a start: no port is open, and
+// branes wait a while for their runners.
+func (d *daemon) recover() error {
+	err := d.svc.Sweep(func(s *network.State) (ports []network.Port, branes []string) {
+		for _, p := range s.Ports {
+			ports = append(ports, p)
+		}
+		return ports, nil
+	})
+	if err != nil {
+		return err
+	}
+	st, err := d.svc.State()
+	if err != nil {
+		return err
+	}
+	var branes []string
+	for name := range st.Branes {
+		branes = append(branes, name)
+	}
+	d.doors.Expect(branes)
+	for name, r := range st.Networks {
+		if !r.Autostart || r.Started {
+			continue
+		}
+		if _, err := d.svc.Start("system", name); err != nil {
+			d.log.Error("network not started", "network", name, "err", err)
+			d.events.Tell("network", name, "trouble", err.Error())
+		}
+	}
+	return nil
+}
+
+// lease answers a DHCP client of a network.
+func (d *daemon) lease(ctx context.Context, a worker.LeaseAsk) (worker.Lease, error) {
+	l, rev, err := d.svc.DHCP(a.Mux, network.Ask{MAC: a.MAC, Want: a.Want, Client: a.Client, Host: a.Host})
+	if err != nil {
+		return worker.Lease{}, err
+	}
+	if err := d.ctl.Wait(ctx, rev); err != nil {
+		return worker.Lease{}, err
+	}
+	for _, addr := range l.Addrs {
+		if addr.Is4() {
+			return worker.Lease{Name: l.Name, Addr: addr}, nil
+		}
+	}
+	return worker.Lease{}, fault.New(fault.NotFound, "lease", a.MAC.String(), "the network has no IPv4 addresses")
+}
+
+func (d *daemon) hostFacts() network.Host {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.host
+}
+
+// brokerOptions say where the broker finds what it hides from branes.
+func brokerOptions(dir string) broker.Options {
+	o := broker.Options{Setup: broker.Setup{Runtime: dir, UserRuntime: os.Getenv("XDG_RUNTIME_DIR"), UID: os.Getuid()}, Log: os.Stderr}
+	o.Argv = []string{"brane", brokerMode}
+	if home, err := os.UserHomeDir(); err == nil {
+		o.Home = filepath.Clean(home)
+	}
+	if st, err := os.Stat(o.UserRuntime); err != nil || !st.IsDir() || !filepath.IsAbs(o.UserRuntime) {
+		o.UserRuntime = ""
+	}
+	return o
+}
+
+// hostSubnets are the subnets that the host is in itself.
+func (d *daemon) hostSubnets() []netip.Prefix {
+	h, err := netlink.Open()
+	var list []netip.Prefix
+	if err == nil {
+		defer h.Close()
+		list, err = h.HostPrefixes()
+	}
+	if err != nil {
+		d.log.Error("host's subnets unknown", "err", err)
+		return nil
+	}
+	return list
+}
+
+// refreshHost reads the host's addresses and resolvers again; true when they changed.
+func (d *daemon) refreshHost() bool {
+	h := network.Host{Resolvers: resolvers("/etc/resolv.conf")}
+	n, err := netlink.Open()
+	if err == nil {
+		var addrs []netlink.Addr
+		addrs, err = n.Addrs("")
+		for _, a := range addrs {
+			h.Addrs = append(h.Addrs, a.Prefix.Addr())
+		}
+		n.Close()
+	}
+	if err != nil {
+		d.log.Error("host's addresses unknown", "err", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	same := fmt.Sprint(d.host) == fmt.Sprint(h)
+	d.host = h
+	return !same
+}
+
+// watchHost follows the host's addresses: plans name them, and a network that
+// overlaps one of the host's subnets from now on takes no new ports.
+func (d *daemon) watchHost(ctx context.Context) error {
+	w, err := netlink.Watch()
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { _ = w.Close() })
+	for range w.Changes() {
+		if d.refreshHost() {
+			d.ctl.Kick()
+		}
+		st, err := d.svc.State()
+		if err != nil {
+			return err
+		}
+		subnets := d.hostSubnets()
+		for name, r := range st.Networks {
+			trouble := ""
+			if err := r.Definition.Overlaps(subnets); err != nil && r.Started {
+				trouble = err.Error()
+			}
+			if trouble == r.Trouble {
+				continue
+			}
+			if _, err := d.svc.SetTrouble(name, trouble); err != nil {
+				return err
+			}
+			d.log.Warn("network overlaps the host", "network", name, "trouble", trouble)
+			d.events.Tell("network", name, "trouble", trouble)
+		}
+	}
+	return nil
+}
+
+// watchStore tells of what changes.
+func (d *daemon) watchStore(ctx context.Context) error {
+	for ctx.Err() == nil {
+		w, err := d.store.Watch(ctx, "/", d.store.Revision())
+		if err != nil {
+			return err
+		}
+		for b := range w {
+			for _, e := range b.Events {
+				kind, subject := network.Describe(e.Record.Path)
+				if kind == "" {
+					continue
+				}
+				action := "changed"
+				switch {
+				case e.Deleted:
+					action = "deleted"
+				case e.Record.Created == e.Record.Modified:
+					action = "created"
+				}
+				d.events.Tell(kind, subject, action, "")
+			}
+		}
+	}
+	return nil
+}
+
+// watchIdle ends the daemon when nothing has needed it for a while.
+func (d *daemon) watchIdle(ctx context.Context) error {
+	t := time.NewTicker(idleEnd / 10)
+	defer t.Stop()
+	since := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		d.ctl.Snapshot(func(s *network.State) {
+			for name, r := range s.Networks {
+				if r.Started && name != network.DefaultName {
+					since = time.Now()
+				}
+			}
+			if len(s.Ports)+len(s.Branes) > 0 {
+				since = time.Now()
+			}
+		})
+		if time.Since(since) > idleEnd {
+			d.log.Info("idle")
+			d.stop()
+			return nil
+		}
+	}
+}
+
+// resolvers reads the name servers of a resolv.conf(5).
+func resolvers(path string) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		w := strings.Fields(line)
+		if len(w) < 2 || w[0] != "nameserver" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(w[1]); err == nil && len(out) < 3 {
+			out = append(out, netip.AddrPortFrom(addr, 53).String())
+		}
+	}
+	return out
+}
