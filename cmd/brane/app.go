@@ -17,6 +17,7 @@ import (
 
 	"brane/client"
 	"brane/internal/fault"
+	"brane/internal/linux/tty"
 )
 
 // app is what the commands share: where to print, and the daemon to talk to.
@@ -153,9 +154,7 @@ func (a *app) show(v any, f func(w io.Writer)) error {
 
 // say prints a remark for people: only where a person reads.
 func (a *app) say(format string, args ...any) {
-	if f, ok := a.err.(*os.File); ok {
-		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
-			fmt.Fprintf(a.err, format+"\n", args...)
-		}
+	if f, ok := a.err.(*os.File); ok && tty.Is(f) {
+		fmt.Fprintf(a.err, format+"\n", args...)
 	}
 }

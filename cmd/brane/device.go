@@ -14,6 +14,7 @@ import (
 	"brane/client"
 	"brane/internal/fault"
 	"brane/internal/linux/unixmsg"
+	"brane/internal/network"
 )
 
 func (a *app) deviceCommand() *cobra.Command {
@@ -78,6 +79,9 @@ func (a *app) deviceOpen() *cobra.Command {
 func (a *app) openDevice(ctx context.Context, o openOptions, program []string) error {
 	if (o.stream == "") == (o.dgram == "") {
 		return fault.New(fault.Invalid, "open device", o.req.Device, "give one of --stream and --dgram")
+	}
+	if _, _, err := network.SplitDevice(o.req.Device); err != nil {
+		return err
 	}
 	d, err := a.connect(ctx)
 	if err != nil {

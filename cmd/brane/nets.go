@@ -13,6 +13,7 @@ import (
 
 	"brane/client"
 	"brane/internal/fault"
+	"brane/internal/linux/tty"
 	"brane/internal/network"
 )
 
@@ -118,8 +119,7 @@ func (a *app) confirm(ctx context.Context, d *client.Client, name string) error 
 			fmt.Fprintf(a.err, "  %s  %s\n", b.Name, strings.Join(b.Command, " "))
 		}
 	}
-	st, err := os.Stdin.Stat()
-	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
+	if !tty.Is(os.Stdin) {
 		return fault.New(fault.Busy, "stop network", name, "programs run on it").WithRemedy("--force cuts them")
 	}
 	fmt.Fprint(a.err, "cut them? [y/N] ")

@@ -270,15 +270,17 @@ func (s *Server) listDrops(r *http.Request) (any, error) {
 	}
 	want := r.URL.Query().Get("brane")
 	out := []client.Drop{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.Controller.Snapshot(func(st *network.State) {
 		for _, d := range drops {
-			p, known := st.Ports[d.Port]
+			p, known := s.known[d.Port]
 			c := client.Drop{
 				Seq: d.Seq, Time: d.Time, Device: fmt.Sprintf("%s/port %d", d.Mux, d.Port), To: d.To,
 				Reason: d.Reason.String(), Frame: d.Frame, Rule: d.Rule, Owner: d.Owner,
 			}
 			if known {
-				c.Device, c.Brane = p.Device(), p.Brane
+				c.Device, c.Brane = p.device, p.brane
 			} else if rec, ok := st.Networks[d.Mux]; ok && rec.Gateway == d.Port {
 				c.Device = d.Mux + "/gateway"
 			}

@@ -154,6 +154,7 @@ func (s *Server) open(ctx context.Context, sock *unixmsg.Socket, p peer.Peer, r 
 	if err != nil {
 		return err
 	}
+	s.remember(port)
 	if err := s.settle(ctx, rev); err != nil {
 		s.detach(port.ID)
 		return err

@@ -71,7 +71,29 @@ type Server struct {
 	mu    sync.Mutex
 	lives map[plan.PortID]*life
 	grace map[string]*time.Timer // branes whose runner is expected back
+	known map[plan.PortID]opened // ports of late, for drops that are older than their end
+	order []plan.PortID          // of known, oldest first
 	wg    sync.WaitGroup
+}
+
+// opened is what is said of a port that may be gone.
+type opened struct{ device, brane string }
+
+// maxKnown ports are remembered, as many as there are drops.
+const maxKnown = 1024
+
+// remember keeps the name of a port for its drops.
+func (s *Server) remember(p network.Port) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil {
+		s.known = map[plan.PortID]opened{}
+	}
+	if len(s.order) >= maxKnown {
+		delete(s.known, s.order[0])
+		s.order = s.order[1:]
+	}
+	s.known[p.ID], s.order = opened{p.Device(), p.Brane}, append(s.order, p.ID)
 }
 
 // comeBack is how long a brane whose runner lost the daemon is kept for it.

@@ -215,7 +215,7 @@ func TestBadInput(t *testing.T) {
 		w.refused("bad.xml:2:", "up", w.file("bad.xml", "<network>\n<name>x</nam></network>"))
 		w.refused("overlap", "up", w.file("o.xml", strings.ReplaceAll(officeXML, "<name>office", "<name>other")))
 		w.refused("range", "up", w.file("r.xml", "<network><name>r</name><ip address='10.9.0.1' prefix='24'><dhcp><range start='10.8.0.1' end='10.8.0.9'/></dhcp></ip></network>"))
-		w.refused("this host", "up", w.file("h.xml", "<network><name>h</name><ip address='198.51.100.9' prefix='24'/></network>"))
+		w.refused("the host uses", "up", w.file("h.xml", "<network><name>h</name><ip address='198.51.100.9' prefix='24'/></network>"))
 		w.refused("name", "up", w.file("l.xml", "<network><name>"+long+"</name></network>"))
 		w.refused("63", "run", "-n", "office", "--name", long, "--", "true")
 		w.refused("no network of this name", "run", "-n", "nowhere", "--", "true")

@@ -36,14 +36,19 @@ const (
 
 var build struct {
 	sync.Once
-	path string
-	err  error
+	path  string
+	given string // by the caller, who built it
+	err   error
 }
 
 // binary builds brane once for all tests.
 func binary(t testing.TB) string {
 	t.Helper()
 	build.Do(func() {
+		if build.given = os.Getenv("BRANE_TEST_BINARY"); build.given != "" {
+			build.path = build.given
+			return
+		}
 		dir, err := os.MkdirTemp("", "brane-e2e")
 		if err != nil {
 			build.err = err
@@ -67,7 +72,7 @@ func binary(t testing.TB) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if build.path != "" {
+	if build.path != "" && build.given == "" {
 		_ = os.RemoveAll(filepath.Dir(build.path))
 	}
 	os.Exit(code)
