@@ -114,6 +114,9 @@ func (e *Engine) Accept(now time.Time, k Key, m *wire.Msg) *Answer {
 	a := &Answer{rcode: m.Rcode, ad: m.AuthenticatedData, at: now, size: m.Len()}
 	a.answer, a.filtered = e.zone.screen(k.name, m.Answer)
 	for _, rr := range m.Ns[:min(len(m.Ns), MaxRecords)] {
+		if isEmpty(rr) {
+			continue
+		}
 		switch rr.(type) {
 		case *wire.SOA, *wire.NSEC, *wire.NSEC3, *wire.RRSIG:
 			a.ns = append(a.ns, rr)
@@ -159,7 +162,7 @@ func (z *Zone) screen(name string, rrs []wire.RR) (out []wire.RR, filtered int) 
 		if isDNAME(rr) {
 			fits = slices.ContainsFunc(leads, func(n string) bool { return wire.IsSubDomain(owner, n) })
 		}
-		if !fits || h.Class != wire.ClassINET {
+		if !fits || h.Class != wire.ClassINET || isEmpty(rr) {
 			continue
 		}
 		if c, ok := rr.(*wire.CNAME); ok && len(leads) <= maxChain {
@@ -173,6 +176,10 @@ func (z *Zone) screen(name string, rrs []wire.RR) (out []wire.RR, filtered int) 
 	}
 	return out, filtered
 }
+
+// isEmpty: records without data belong to updates (RFC 2136 section 2.4); the
+// library reads one of any type, and writes it back with fields missing.
+func isEmpty(rr wire.RR) bool { return rr.Header().Rdlength == 0 }
 
 // isDNAME says whether rr renames a whole subtree, or is the signature of such
 // a record: they stand above the name that is asked for.
