@@ -33,7 +33,7 @@ func Run(ctx context.Context, o Outer, s Spec, h Host) (int, error) {
 	defer r.release()
 	signals := catch()
 	defer signals.stop()
-	if err := r.start(o); err != nil {
+	if err := r.start(o, signals); err != nil {
 		return 0, err
 	}
 	go signals.forward(r.process)
@@ -96,7 +96,7 @@ type result struct {
 
 // start starts the first stage, on a thread that stays until the program has
 // ended: the kernel sends the death signal when the thread goes.
-func (r *runner) start(o Outer) error {
+func (r *runner) start(o Outer, signals *signals) error {
 	ours, theirs, err := unixmsg.Pair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return fault.From(err, "run", r.spec.Name)
@@ -121,7 +121,7 @@ func (r *runner) start(o Outer) error {
 		r.process = p
 		started <- err
 		if err == nil {
-			r.exited <- await(p.Pid)
+			r.exited <- signals.await(p.Pid)
 		}
 	}()
 	return <-started

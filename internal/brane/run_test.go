@@ -44,10 +44,16 @@ type testHost struct {
 	b    *broker.Client
 	kind string
 	fail error
+
+	keep   bool
+	copies []int
 }
 
 func (h *testHost) Attach(_ context.Context, kind string, fds []int) error {
 	h.kind = kind
+	if h.keep {
+		h.copies = append(h.copies, dup(fds[0]))
+	}
 	return h.fail
 }
 

@@ -2,6 +2,7 @@ package brane
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/signal"
 	"strconv"
@@ -24,9 +25,10 @@ import (
 
 // signals catches what is for the program.
 type signals struct {
-	c    chan os.Signal
-	done chan struct{}
-	once sync.Once
+	c     chan os.Signal // to pass on
+	child chan os.Signal // a child stopped or ended
+	done  chan struct{}
+	once  sync.Once
 }
 
 // forwarded are the signals that are passed on.
@@ -40,7 +42,8 @@ func forwarded() []syscall.Signal {
 // catch begins. A signal that the runner was started to ignore (nohup) stays
 // ignored: the program inherits that.
 func catch() *signals {
-	s := &signals{c: make(chan os.Signal, 64), done: make(chan struct{})}
+	s := &signals{c: make(chan os.Signal, 64), child: make(chan os.Signal, 1), done: make(chan struct{})}
+	signal.Notify(s.child, unix.SIGCHLD)
 	for _, n := range forwarded() {
 		if !signal.Ignored(n) {
 			signal.Notify(s.c, n)
@@ -67,6 +70,7 @@ func (s *signals) forward(p *os.Process) {
 func (s *signals) stop() {
 	s.once.Do(func() {
 		signal.Stop(s.c)
+		signal.Stop(s.child)
 		close(s.done)
 	})
 }
@@ -86,15 +90,19 @@ func inForeground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// await waits for a child to end and follows its stops.
-func await(pid int) waited {
+// await waits for a child to end and follows its stops. It does not block in
+// wait4(2): the scheduler would take up to 10 ms to notice and to give the
+// processor to somebody else.
+func (s *signals) await(pid int) waited {
 	for {
 		var ws unix.WaitStatus
-		_, err := unix.Wait4(pid, &ws, unix.WUNTRACED, nil)
+		got, err := unix.Wait4(pid, &ws, unix.WUNTRACED|unix.WNOHANG, nil)
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return waited{0, fault.New(fault.Internal, "wait for program", "", "%v", err)}
+		case got == 0:
+			<-s.child
 		case ws.Exited():
 			return waited{status: ws.ExitStatus()}
 		case ws.Signaled():

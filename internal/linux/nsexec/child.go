@@ -139,30 +139,33 @@ func (ch *child) descriptors(c *Cmd) error {
 		}
 		ch.files = append(ch.files, fd)
 	}
-	pipe := func(name string) (r, w *os.File, err error) {
-		var p [2]int
+	pipe := func() (p [2]int, err error) {
 		if err = unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
-			return nil, nil, err
+			return p, err
 		}
-		for i, fd := range p {
-			if fd < floor {
-				n, err := high(fd)
-				if err != nil {
-					return nil, nil, err
-				}
-				_ = unix.Close(fd)
-				p[i] = n
+		for i, low := range p {
+			if p[i], err = high(low); err != nil {
+				return p, err
 			}
+			_ = unix.Close(low)
 		}
-		return os.NewFile(uintptr(p[0]), name), os.NewFile(uintptr(p[1]), name), nil
+		return p, nil
 	}
-	var err error
-	if ch.reportR, ch.reportW, err = pipe("report"); err != nil {
+	report, err := pipe()
+	if err != nil {
 		return err
 	}
-	if ch.answerR, ch.answerW, err = pipe("answer"); err != nil {
+	// The poller waits for the report: a thread that blocks in read(2) keeps its
+	// processor from the others for up to 10 ms.
+	if err := unix.SetNonblock(report[0], true); err != nil {
 		return err
 	}
+	answer, err := pipe()
+	if err != nil {
+		return err
+	}
+	ch.reportR, ch.reportW = os.NewFile(uintptr(report[0]), "report"), os.NewFile(uintptr(report[1]), "report")
+	ch.answerR, ch.answerW = os.NewFile(uintptr(answer[0]), "answer"), os.NewFile(uintptr(answer[1]), "answer")
 	ch.report, ch.answer, ch.answerOwn = ch.reportW.Fd(), ch.answerR.Fd(), ch.answerW.Fd()
 	fd, err := high(int(ch.exe))
 	if err != nil {
