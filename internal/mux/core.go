@@ -21,7 +21,6 @@ package mux
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"brane/frame"
@@ -53,11 +52,11 @@ type Core struct {
 
 // port is what lives across plans.
 type port struct {
-	slot Slot
-	tat  atomic.Int64 // when the flood bucket is full again, as in the generic cell rate algorithm
-	head *entry       // unheard of the longest
-	tail *entry
-	n    int
+	slot   Slot
+	floods Bucket
+	head   *entry // unheard of the longest
+	tail   *entry
+	n      int
 }
 
 // entry is one learned address, in the list of the port that it is behind.

@@ -26,7 +26,7 @@ type member struct {
 	device   int32
 	learn    int
 	interval time.Duration // between two floods at the port's rate
-	burst    time.Duration // how far ahead of its rate a port may be
+	burst    int           // a second's worth
 }
 
 func (v *View) add(p *plan.Port, live *port, devices map[string]int32) {
@@ -49,7 +49,7 @@ func (v *View) add(p *plan.Port, live *port, devices map[string]int32) {
 		rate = DefaultFlood
 	}
 	m.interval = max(time.Second/time.Duration(rate), 1)
-	m.burst = max(time.Second-m.interval, 0) // a second's worth
+	m.burst = rate
 	v.slots[p.ID] = live.slot
 	v.devices[d] = append(v.devices[d], live.slot)
 	v.all = append(v.all, live.slot)
@@ -153,7 +153,7 @@ func (v *View) Route(now time.Duration, in Slot, dst frame.MAC) ([]Slot, verdict
 		if dst.IsLinkLocal() {
 			return nil, verdict.LinkLocal
 		}
-		if !m.allow(now) {
+		if !m.port.floods.Take(now, m.interval, m.burst) {
 			return nil, verdict.Rate
 		}
 		return v.all, verdict.Delivered
@@ -186,19 +186,4 @@ func (v *View) behind(now time.Duration, k uint64) (int32, bool) {
 	}
 	m := &v.members[e.port.slot]
 	return m.device, m.port == e.port
-}
-
-// allow takes one frame from the flood bucket of a port. The whole state of
-// the bucket is the time at which it is full again, so one atomic word is enough.
-func (m *member) allow(now time.Duration) bool {
-	for {
-		was := m.port.tat.Load()
-		at := max(was, int64(now))
-		if at-int64(now) > int64(m.burst) {
-			return false
-		}
-		if m.port.tat.CompareAndSwap(was, at+int64(m.interval)) {
-			return true
-		}
-	}
 }
