@@ -93,11 +93,10 @@ func (c *cleanSend) inet4(p *frame.Packet) verdict.Reason {
 	if p.L4 != 0 {
 		switch p.Proto {
 		case frame.ProtoUDP:
-			sport, dport, _ := p.Ports()
-			if sport == dhcp4Server || dport == dhcp4Client {
+			if serves(p) {
 				return verdict.DHCPServer
 			}
-			if sport == dhcp4Client && dport == dhcp4Server {
+			if _, dport, _ := p.Ports(); dport == dhcp4Server {
 				return c.dhcp4(p, bound)
 			}
 		case frame.ProtoICMP:
@@ -124,9 +123,10 @@ func routes4(p *frame.Packet) bool {
 // to all (RFC 2131 section 4.1).
 func (c *cleanSend) dhcp4(p *frame.Packet, bound bool) verdict.Reason {
 	const request, ethernet, fixed = 1, 1, 236
+	sport, _, _ := p.Ports()
 	b := p.Payload()
 	switch {
-	case !bound && binary.BigEndian.Uint32(p.DstIP[:]) != 0xffffffff:
+	case !bound && (sport != dhcp4Client || binary.BigEndian.Uint32(p.DstIP[:]) != 0xffffffff):
 		return verdict.SourceIP
 	case p.Fragment != frame.Whole:
 		return verdict.Undecidable
@@ -179,9 +179,8 @@ func (c *cleanReceive) Judge(p *frame.Packet) verdict.Reason {
 		return verdict.EtherType
 	case p.Fault != frame.OK:
 		return faulty(p)
-	case p.L4 == 0 || p.Type == frame.TypeARP:
-		return verdict.Delivered
 	}
+	// What is not there reads as 0: ports of a later fragment, the protocol of ARP.
 	routed := p.Src == c.router && !c.router.IsZero()
 	switch p.Proto {
 	case frame.ProtoUDP:

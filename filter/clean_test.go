@@ -174,6 +174,10 @@ func serverTwins() []twin {
 		{"DHCP reply as a client", udpTo(own4, router4, 68, 67, bootp(2, ownMAC)), udpTo(own4, router4, 68, 67, bootp(1, ownMAC)), verdict.DHCPServer},
 		{"DHCP for another", udpTo(none4, all4, 68, 67, bootp(1, peerMAC)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
 		{"DHCP hardware type", udpTo(none4, all4, 68, 67, with(bootp(1, ownMAC), 1, 6)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceMAC},
+		{"DHCP from another's address", udpTo(peer4, all4, 68, 67, bootp(1, ownMAC)), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)), verdict.SourceIP},
+		{"DHCP from another port and no address", udpTo(none4, all4, 1068, 67, bootp(1, ownMAC)), udpTo(own4, all4, 1068, 67, bootp(1, ownMAC)), verdict.SourceIP},
+		{"DHCP for another from another port", udpTo(own4, router4, 1068, 67, bootp(1, peerMAC)), udpTo(own4, router4, 1068, 67, bootp(1, ownMAC)), verdict.SourceMAC},
+		{"DHCP nonsense", udpTo(own4, router4, 68, 67, nil), udpTo(own4, router4, 68, 69, nil), verdict.Malformed},
 		{"short DHCP", udpTo(none4, all4, 68, 67, bootp(1, ownMAC)[:235]), udpTo(none4, all4, 68, 67, bootp(1, ownMAC)[:236]), verdict.Malformed},
 		{"DHCP in fragments", eth(allMAC, ownMAC, 0x800, inet4(none4, all4, 17, 0x2000, udp(68, 67, cat(bootp(1, ownMAC), make([]byte, 4))))), eth(allMAC, ownMAC, 0x800, inet4(none4, all4, 17, 0, udp(68, 67, cat(bootp(1, ownMAC), make([]byte, 4))))), verdict.Undecidable},
 		{"DHCPv6 advertise", udp6(547, 546), udp6(546, 547), verdict.DHCPServer},
@@ -206,6 +210,9 @@ func TestCleanReceiveReasons(t *testing.T) {
 		{"ICMP redirect", from(peerMAC, redirect4), redirect4, verdict.RouterAdvert},
 		{"DHCP", from(peerMAC, offer), offer, verdict.DHCPServer},
 		{"DHCPv6", from(peerMAC, offer6), offer6, verdict.DHCPServer},
+		{"DHCP from another port", datagram(ownMAC, peerMAC, peer4, own4, 17, 64, udp(5, 68, nil)), datagram(ownMAC, peerMAC, peer4, own4, 17, 64, udp(5, 69, nil)), verdict.DHCPServer},
+		{"DHCPv6 from another port", datagram(ownMAC, peerMAC, peer6, own6, 17, 64, udp(5, 546, nil)), datagram(ownMAC, peerMAC, peer6, own6, 17, 64, udp(5, 547, nil)), verdict.DHCPServer},
+		{"DHCPv6 to another port", datagram(ownMAC, peerMAC, peer6, own6, 17, 64, udp(547, 5, nil)), datagram(ownMAC, peerMAC, peer6, own6, 17, 64, udp(546, 5, nil)), verdict.DHCPServer},
 		{"NS from afar", nd(ownMAC, peerMAC, peer6, own6, 64, ns), nd(ownMAC, peerMAC, peer6, own6, 255, ns), verdict.ND},
 		{"NS in a fragment", datagram(ownMAC, peerMAC, peer6, own6, first, 255, atomic), nd(ownMAC, peerMAC, peer6, own6, 255, ns), verdict.ND},
 		{"cut", plain[:30], plain, verdict.Undecidable},
@@ -453,45 +460,3 @@ func TestCleanWithoutAddresses(t *testing.T) {
 	}
 }
 
-// No frame makes a rule fail, and none passes clean that has another's source
-// MAC, or an address that is not the port's.
-func FuzzRules(f *testing.F) {
-	for _, b := range legal() {
-		if len(b) < 120 {
-			f.Add(b)
-		}
-	}
-	rules := []Rule{sendRule(), receiveRule(), testGuard(), NewExpr(Compile(mustParse(f, "not tcp port 25 and ip[0] & 15 = 5")), Send)}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p := parsed(b)
-		for _, r := range rules {
-			r.Judge(p)
-		}
-		if rules[0].Judge(p) != verdict.Delivered {
-			return
-		}
-		src := p.Source()
-		if p.Src != ownMAC || p.Tags != 0 || p.LLC || src.IsValid() && !slices.Contains([]netip.Addr{own4, own6, ownLL, none4, none6}, src) {
-			t.Fatalf("passes: %x", b)
-		}
-	})
-}
-
-func BenchmarkClean(b *testing.B) {
-	for name, p := range map[string]*frame.Packet{
-		"tcp4": parsed(datagram(peerMAC, ownMAC, own4, peer4, 6, 64, tcp(1, 2, 16, make([]byte, 1000)))),
-		"tcp6": parsed(datagram(peerMAC, ownMAC, own6, peer6, 6, 64, tcp(1, 2, 16, make([]byte, 1000)))),
-		"arp":  parsed(eth(allMAC, ownMAC, 0x806, arp(1, ownMAC, own4, zeroMAC, peer4))),
-		"ns":   parsed(nd(peerMAC, ownMAC, own6, peer6, 255, neighbor(135, peer6, linkOption(1, ownMAC)))),
-	} {
-		rules := []Rule{sendRule(), testGuard(), NewCleanReceive(peerMAC, routerMAC)}
-		for i, rule := range []string{"send", "guard", "receive"} {
-			b.Run(rule+"/"+name, func(b *testing.B) {
-				b.ReportAllocs()
-				for b.Loop() {
-					rules[i].Judge(p)
-				}
-			})
-		}
-	}
-}

@@ -44,10 +44,7 @@ func (c *cleanSend) inet6(p *frame.Packet) verdict.Reason {
 }
 
 func (c *cleanSend) icmp6(p *frame.Packet, unspecified bool) verdict.Reason {
-	kind, _, ok := p.ICMP()
-	if !ok {
-		return verdict.Undecidable
-	}
+	kind, _, _ := p.ICMP()
 	switch kind {
 	case frame.RouterAdvertisement, frame.Redirect, routerRenumber:
 		return verdict.RouterAdvert

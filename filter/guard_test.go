@@ -94,8 +94,10 @@ func TestGuardForms(t *testing.T) {
 			}
 		}
 		for _, s := range openForms {
-			if got := g.Judge(parsed(toward(m, ip(s), 6, tcp(1, 80, 2, nil)))); got != verdict.Delivered {
-				t.Errorf("%s in a frame to %v: %v", s, m, got)
+			for _, b := range [][]byte{toward(m, ip(s), 6, tcp(1, 80, 2, nil)), toward(m, ip(s), 17, udp(1, 80, nil))} {
+				if got := g.Judge(parsed(b)); got != verdict.Delivered {
+					t.Errorf("%s in a frame to %v: %v", s, m, got)
+				}
 			}
 		}
 	}
@@ -119,6 +121,14 @@ func TestGuardServices(t *testing.T) {
 	}
 }
 
+// With no open port, a fragment to the host needs no ports to be refused.
+func TestGuardClosed(t *testing.T) {
+	g := NewGuard(Params{Bound: hostPrefixes, Router: routerMAC})
+	if got := g.Judge(parsed(eth(routerMAC, ownMAC, 0x800, inet4(own4, host4, 17, 8, make([]byte, 8))))); got != verdict.Host {
+		t.Errorf("%v, want host", got)
+	}
+}
+
 func guardFrames() []judged {
 	routed := func(b []byte) []byte {
 		b = cat(b[:34], []byte{131, 7, 4, 127, 0, 0, 1, 0}, b[34:])
@@ -132,6 +142,8 @@ func guardFrames() []judged {
 		{"DHCP", toward(routerMAC, router4, 17, udp(68, 67, nil)), verdict.Delivered},
 		{"DHCP to all, through the router", toward(routerMAC, all4, 17, udp(68, 67, nil)), verdict.Delivered},
 		{"DHCP to all", toward(allMAC, all4, 17, udp(68, 67, nil)), verdict.Delivered},
+		{"from the DHCP port to all", toward(routerMAC, all4, 17, udp(68, 9, nil)), verdict.Host},
+		{"DHCP to all from another port", toward(routerMAC, all4, 17, udp(9, 67, nil)), verdict.Host},
 		{"UDP 67 over IPv6", toward(routerMAC, router6, 17, udp(68, 67, nil)), verdict.Host},
 		{"echo", toward(routerMAC, router4, 1, icmp(8, 0, big)), verdict.Delivered},
 		{"echo IPv6", toward(routerMAC, router6, 58, icmp(128, 0, big)), verdict.Delivered},
@@ -174,6 +186,8 @@ func guardFrames() []judged {
 		{"SNAP", snap(routerMAC, ownMAC, 0x800, inet(own4, host4, 17, 64, udp(1, 2, nil))), verdict.Undecidable},
 		{"bad length", with(toward(routerMAC, ip("8.8.8.8"), 17, udp(1, 2, nil)), 16, 0xff), verdict.Undecidable},
 		{"cut", toward(routerMAC, ip("8.8.8.8"), 17, udp(1, 2, nil))[:30], verdict.Undecidable},
+		{"bad length IPv6", with(toward(routerMAC, ip("2600::1"), 17, udp(1, 2, nil)), 18, 0xff), verdict.Undecidable},
+		{"cut IPv6", toward(routerMAC, ip("2600::1"), 17, udp(1, 2, nil))[:50], verdict.Undecidable},
 		{"ARP", eth(routerMAC, ownMAC, 0x806, arp(1, ownMAC, own4, zeroMAC, router4)), verdict.Delivered},
 		{"to a neighbour", toward(peerMAC, ip("127.0.0.1"), 17, udp(1, 2, nil)), verdict.Delivered},
 		{"runt", make([]byte, 13), verdict.Runt},

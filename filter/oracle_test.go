@@ -91,7 +91,7 @@ func genValue(t *rapid.T, depth int) string {
 	case 5:
 		return genValue(t, depth-1) + pick(t, " << 2", " >> 3", " / 3", " & 0xf")
 	default:
-		return "(" + genValue(t, depth-1) + ")" + pick(t, " & 0xff", " % 7", " ^ 3")
+		return "((" + genValue(t, depth-1) + ")" + pick(t, " & 0xff", " % 7", " ^ 3") + ")"
 	}
 }
 

@@ -73,6 +73,7 @@ type operand struct {
 	value Value
 	at    int
 	id    bool      // a bare identifier, which took its qualifier from the left
+	err   error     // why the number is no identifier, should it turn out to be no value either
 	qual  qualifier // for the identifier to the right
 }
 
@@ -114,6 +115,9 @@ func (p *parser) count(at int) error {
 }
 
 func (p *parser) loneValue(o operand) error {
+	if o.err != nil {
+		return o.err
+	}
 	return invalid(o.at, "expected a comparison after the value, not %s", p.tok.describe())
 }
 
@@ -265,10 +269,7 @@ func (p *parser) relationOrID(q qualifier) (operand, error) {
 			return operand{}, err
 		}
 		if !next.isOperator() {
-			v := Number(p.tok.number)
-			n, err := p.identifier(q)
-			// In parentheses it may still turn out to be a value.
-			return operand{node: n, value: v, at: at, id: true, qual: q}, err
+			return p.numberOrID(q)
 		}
 	}
 	v, err := p.value(0)
@@ -276,4 +277,16 @@ func (p *parser) relationOrID(q qualifier) (operand, error) {
 		return operand{}, err
 	}
 	return p.relation(operand{value: v, at: at})
+}
+
+// numberOrID reads a number that q makes an identifier, unless it stands in
+// parentheses and turns out to be a value: then q may not even fit it.
+func (p *parser) numberOrID(q qualifier) (operand, error) {
+	o := operand{value: Number(p.tok.number), at: p.tok.at, id: true, qual: q}
+	before := *p
+	if o.node, o.err = p.identifier(q); o.err != nil {
+		*p = before
+		return o, p.advance()
+	}
+	return o, nil
 }

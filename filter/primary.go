@@ -188,7 +188,10 @@ func (p *parser) identifiers(q qualifier) (Node, error) {
 	case p.tok.is("("):
 		at := p.tok.at
 		o, err := p.group(q)
-		if err == nil && (o.node == nil || !o.id) {
+		switch {
+		case err == nil && o.err != nil:
+			err = o.err
+		case err == nil && (o.node == nil || !o.id):
 			err = invalid(at, "expected a list of identifiers in the parentheses")
 		}
 		return o.node, err

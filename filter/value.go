@@ -83,7 +83,12 @@ func (p *parser) relation(o operand) (operand, error) {
 		op, ok = comparison(p.tok.text)
 	}
 	if !ok {
-		return operand{value: left, at: o.at}, nil
+		_, number := left.(Number)
+		o = operand{value: left, at: o.at, err: o.err}
+		if !number {
+			o.err = nil
+		}
+		return o, nil
 	}
 	if err := p.advance(); err != nil {
 		return operand{}, err
