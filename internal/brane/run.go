@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -69,6 +70,9 @@ func (s *Spec) fill() error {
 	}
 	if s.UserRuntime == "" {
 		s.UserRuntime = os.Getenv("XDG_RUNTIME_DIR")
+	}
+	if s.Runtime == "" && s.UserRuntime != "" {
+		s.Runtime = filepath.Join(s.UserRuntime, "brane")
 	}
 	return s.check()
 }
