@@ -10,11 +10,17 @@ import (
 	"brane/internal/network"
 )
 
-// Format prints a definition as libvirt network XML; Parse reads it back.
+// Format prints a definition as libvirt network XML; Parse reads it back. The
+// uplink of a mux below another has no place there.
 func Format(d network.Definition) ([]byte, error) {
 	n := libvirtxml.Network{Name: d.Name, UUID: d.UUID}
 	if d.Forward == network.NAT {
-		n.Forward = &libvirtxml.NetworkForward{Mode: "nat"}
+		n.Forward = &libvirtxml.NetworkForward{Mode: "nat", Dev: d.Device}
+		for _, s := range d.Subnets {
+			if s.Gateway.Addr().Is6() { // libvirt translates IPv6 only when told to
+				n.Forward.NAT = &libvirtxml.NetworkForwardNAT{IPv6: "yes"}
+			}
+		}
 	}
 	if d.MTU != 0 {
 		n.MTU = &libvirtxml.NetworkMTU{Size: uint(d.MTU)}
@@ -60,7 +66,7 @@ func formatIP(s network.Subnet) libvirtxml.NetworkIP {
 		})
 	}
 	for _, h := range s.Hosts {
-		host := libvirtxml.NetworkDHCPHost{Name: h.Name, IP: h.Addr.String()}
+		host := libvirtxml.NetworkDHCPHost{Name: h.Name, IP: h.Addr.String(), Lease: formatLease(h.Lease)}
 		if h.MAC != (frame.MAC{}) {
 			host.MAC = h.MAC.String()
 		}
