@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 			return
 		case "runner":
 			os.Exit(runnerMain())
+		case "job":
+			os.Exit(jobMain())
 		case "probe":
 			os.Exit(probeMain())
 		}
