@@ -459,4 +459,3 @@ func TestCleanWithoutAddresses(t *testing.T) {
 		}
 	}
 }
-

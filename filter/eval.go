@@ -102,23 +102,25 @@ func (g *Program) test1(in *inst, p *frame.Packet) Truth {
 		}
 		return truth(mac64(p.Dst)&in.b == in.a)
 	case opCast4:
-		return and(etherType(p, frame.TypeIPv4), addressed(p), truth(p.DstIP[0] >= 224))
+		return group(p, frame.TypeIPv4, 224)
 	case opCast6:
-		return and(etherType(p, frame.TypeIPv6), addressed(p), truth(p.DstIP[0] == 0xff))
+		return group(p, frame.TypeIPv6, 0xff)
 	case opField:
 		return in.field(p)
 	}
 	return g.values[in.a].match(in.cmp, p)
 }
 
-func and(a, b, c Truth) Truth {
-	switch {
-	case a == No || b == No || c == No:
-		return No
-	case a == Yes && b == Yes && c == Yes:
-		return Yes
+// group says whether the destination is a group: its first byte is from or
+// more, as libpcap has it, for IPv4 the reserved addresses included.
+func group(p *frame.Packet, family uint16, from byte) Truth {
+	if t := etherType(p, family); t != Yes {
+		return t
 	}
-	return Undecidable
+	if addressed(p) != Yes {
+		return Undecidable
+	}
+	return truth(p.DstIP[0] >= from)
 }
 
 func (d Direction) holds(source, destination bool) bool {

@@ -220,6 +220,16 @@ func TestAgainstLibpcap(t *testing.T) {
 	t.Logf("yes %d, no %d, undecidable %d, skipped %d frames; %d expressions reject all", yes, no, undecided, skipped, constant)
 }
 
+func and(a, b, c Truth) Truth {
+	switch {
+	case a == No || b == No || c == No:
+		return No
+	case a == Yes && b == Yes && c == Yes:
+		return Yes
+	}
+	return Undecidable
+}
+
 // kleene evaluates a tree the obvious way.
 func kleene(n Node, p *frame.Packet) Truth {
 	switch n := n.(type) {
