@@ -42,7 +42,7 @@ func Build(s *State, name string, host Host) *plan.Mux {
 	for _, lower := range s.below(name) {
 		m.Ports = append(m.Ports, plan.Port{
 			ID: lower.Uplink, Device: name + "/" + lower.Definition.Name, Role: plan.Interface,
-			MAC: frame.DeriveMAC(name, "mux "+lower.Definition.Name), MTU: m.MTU, Learn: uplinkLearn, To: lower.Uplink + 1,
+			MAC: frame.DeriveMAC(name, "mux "+lower.Definition.Name), MTU: m.MTU, Learn: uplinkLearn,
 		})
 	}
 	if rec.Definition.Uplink != "" {

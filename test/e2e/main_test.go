@@ -181,29 +181,37 @@ func TestRestart(t *testing.T) {
 		}
 		w.until("published port", published)
 		for _, who := range []string{"worker", "broker", "daemon"} {
-			pid := w.pid(who)
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				w.t.Fatal(err)
-			}
+			w.kill(who)
 			w.until(who+" killed: published port again", published)
 			w.until(who+" killed: name again", named)
 		}
 	})
 }
 
-// pid asks the daemon for the number of one of the three processes.
+// pid asks the daemon for the number of one of the three processes; 0 while
+// there is no answer.
 func (w *world) pid(who string) int {
 	w.t.Helper()
 	c := w.cmd("curl", "-sS", "--unix-socket", filepath.Join(w.dir, "run", "brane", "api.sock"), "http://brane/v1/daemon")
 	out, err := c.Output()
 	if err != nil {
-		w.t.Fatal(err)
+		return 0
 	}
 	var d client.Daemon
 	if err := json.Unmarshal(out, &d); err != nil {
 		w.t.Fatal(err)
 	}
 	return map[string]int{"daemon": d.PID, "worker": d.Worker, "broker": d.Broker}[who]
+}
+
+// kill ends one of the three processes without warning.
+func (w *world) kill(who string) {
+	w.t.Helper()
+	var pid int
+	w.until(who, func() bool { pid = w.pid(who); return pid > 0 })
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // TestBadInput: each is a clear error, and the old state is untouched.

@@ -170,7 +170,7 @@ func (w *world) end() {
 	_ = w.brane("daemon", "stop").Run()
 	out, _ := exec.Command("ip", "netns", "pids", w.host).Output()
 	for _, p := range strings.Fields(string(out)) {
-		if pid, err := strconv.Atoi(p); err == nil {
+		if pid, err := strconv.Atoi(p); err == nil && pid != os.Getpid() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
