@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -329,6 +331,16 @@ func TestHostnames(t *testing.T) {
 	} {
 		if got := ask(in); got != want {
 			t.Errorf("%q gives %q, want %q", in, got, want)
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 100_000 { // mostly control characters around a good name
+		b := []byte("web")
+		for range 1 + r.IntN(3) {
+			b = slices.Insert(b, r.IntN(len(b)+1), byte(r.IntN(0x2d)))
+		}
+		if got := ask(string(b)); got != "" && got != strings.TrimRight(string(b), "\x00") {
+			t.Fatalf("%q gives %q", b, got)
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {

@@ -51,11 +51,13 @@ type Engine struct {
 // NewEngine makes an engine for a zone.
 func NewEngine(z *Zone) *Engine { return &Engine{zone: z} }
 
-// SetZone swaps the zone. What was learned from resolvers is forgotten: it was
-// filtered by the old one.
+// SetZone swaps the zone. What was learned from resolvers is forgotten when the
+// new one would have screened it in another way.
 func (e *Engine) SetZone(z *Zone) {
+	if !e.zone.screensLike(z) {
+		e.cache = cache{}
+	}
 	e.zone = z
-	e.cache = cache{}
 }
 
 // Resolvers are the host's resolvers, host:port, asked in order.

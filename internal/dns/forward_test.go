@@ -282,8 +282,14 @@ func TestCache(t *testing.T) {
 			_, f := e.Ask(now(), query("example.org.", wire.TypeA, edns(1232, true)), false)
 			return f
 		},
-		"outlived":  func() *dns.Forward { _, f := e.Ask(now().Add(time.Minute), q, false); return f },
-		"forgotten": func() *dns.Forward { e.SetZone(dns.NewZone(gateway())); _, f := e.Ask(now(), q, false); return f },
+		"outlived": func() *dns.Forward { _, f := e.Ask(now().Add(time.Minute), q, false); return f },
+		"screened anew": func() *dns.Forward {
+			g := gateway()
+			g.Denied = append(g.Denied, netip.MustParsePrefix("93.184.216.34/32"))
+			e.SetZone(dns.NewZone(g))
+			_, f := e.Ask(now(), q, false)
+			return f
+		},
 		"not positive": func() *dns.Forward {
 			through(t, e, query("b.", wire.TypeA))
 			_, f := e.Ask(now(), query("b.", wire.TypeA), false)
@@ -293,6 +299,14 @@ func TestCache(t *testing.T) {
 		if ask() == nil {
 			t.Errorf("%s: answered from memory", name)
 		}
+	}
+	through(t, e, q, "example.org. 60 IN A 93.184.216.35")
+	g := gateway() // a name more is no reason to forget
+	g.Denied = append(g.Denied, netip.MustParsePrefix("93.184.216.34/32"))
+	g.DNS.Names = g.DNS.Names[1:]
+	e.SetZone(dns.NewZone(g))
+	if _, f := e.Ask(now(), q, false); f != nil {
+		t.Error("forgotten with a zone that screens alike")
 	}
 	soa := "org. 600 IN SOA ns.org. root.org. 1 2 3 4 60"
 	through(t, e, query("no.org.", wire.TypeA), "--", soa)

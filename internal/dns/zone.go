@@ -24,6 +24,7 @@ type Zone struct {
 	pointers  map[netip.Addr][]string // full names
 	own       []netip.Prefix          // the network's subnets
 	deny      *filter.DenySet         // what a foreign answer may not name
+	closed    []netip.Prefix          // what it was made of, own included
 	resolvers []string
 }
 
@@ -38,7 +39,8 @@ func NewZone(g *plan.Gateway) *Zone {
 		z.own = append(z.own, p.Masked())
 		gateway = append(gateway, p.Addr())
 	}
-	z.deny = filter.NewDenySet(append(slices.Clone(g.Denied), z.own...), gateway)
+	z.closed = append(slices.Clone(g.Denied), z.own...)
+	z.deny = filter.NewDenySet(z.closed, gateway)
 	for _, n := range g.DNS.Names {
 		z.add(strings.ToLower(n.Name), n.Addrs)
 	}
@@ -79,6 +81,11 @@ func (z *Zone) put(name string, addrs []netip.Addr) {
 		}
 	}
 	z.names[name] = have
+}
+
+// screensLike says whether both zones keep the same of a foreign answer, and ask the same resolvers for it.
+func (z *Zone) screensLike(o *Zone) bool {
+	return slices.Equal(z.closed, o.closed) && slices.Equal(z.own, o.own) && slices.Equal(z.resolvers, o.resolvers)
 }
 
 // found is the zone's answer: rcode, records, and the owner of the SOA record
