@@ -18,11 +18,13 @@ import (
 	"brane/internal/network"
 )
 
-func TestRefusals(t *testing.T) {
+type refusal struct{ name, text, want string }
+
+func refusals() []refusal {
 	net := func(s string) string { return "<network>\n  <name>n</name>\n" + s + "\n</network>" }
 	ip := func(s string) string { return net("<ip address='10.0.0.1' prefix='24'>\n" + s + "\n</ip>") }
 	dhcp := func(s string) string { return ip("<dhcp>" + s + "</dhcp>") }
-	for _, c := range []struct{ name, text, want string }{
+	return []refusal{
 		{"empty", "", "1:1: no element"},
 		{"another file", "<domain type='kvm'/>", "1:1: <domain>: this is no network file"},
 		{"cut off", "<network>\n  <name>n", "2:10: malformed XML"},
@@ -85,7 +87,11 @@ func TestRefusals(t *testing.T) {
 		{"host name", net("<dns><host ip='10.0.0.9'><hostname>a b</hostname></host></dns>"), "3:6: <host>: \"a b\" is not a host name"},
 		{"srv", net("<dns><srv/></dns>"), "3:6: <srv>: not supported"},
 		{"portgroup", net("<portgroup name='a'/>"), "3:1: <portgroup>: not supported"},
-	} {
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range refusals() {
 		t.Run(c.name, func(t *testing.T) {
 			d, _, err := config.Parse(strings.NewReader(c.text), "f.xml")
 			if err == nil {

@@ -97,24 +97,26 @@ func withRequested(s string) dhcpv4.Modifier {
 	return dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(ip(s)))
 }
 
-// The kinds of message and the states of a client, RFC 2131 sections 4.3.1 to 4.3.5.
-func TestStates(t *testing.T) {
+// stateCase is one message in one state and what is to come of it.
+type stateCase struct {
+	name  string
+	m     *dhcpv4.DHCPv4
+	err   error
+	reply dhcpv4.MessageType // 0: none, for reason why
+	why   dhcp.Reason
+	ask   dhcp.Kind // 0: the keeper is not asked
+	addr  string    // of the ask
+	to    string    // destination of the reply
+}
+
+func stateCases() []stateCase {
 	const (
 		discover, request = dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest
 		offer, ack, nak   = dhcpv4.MessageTypeOffer, dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak
 	)
 	rapidCommit := dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionRapidCommit, nil))
 	ciaddr := func(s string) dhcpv4.Modifier { return dhcpv4.WithClientIP(ip(s)) }
-	for _, c := range []struct {
-		name  string
-		m     *dhcpv4.DHCPv4
-		err   error
-		reply dhcpv4.MessageType // 0: none, for reason why
-		why   dhcp.Reason
-		ask   dhcp.Kind // 0: the keeper is not asked
-		addr  string    // of the ask
-		to    string    // destination of the reply
-	}{
+	return []stateCase{
 		{name: "discover", m: message(discover), reply: offer, ask: dhcp.Offer, to: "10.20.0.77"},
 		{name: "discover, broadcast flag", m: message(discover, dhcpv4.WithBroadcast(true)), reply: offer, ask: dhcp.Offer, to: "255.255.255.255"},
 		{name: "discover with a wish", m: message(discover, withRequested("10.20.0.50")), reply: offer, ask: dhcp.Offer, addr: "10.20.0.50", to: "10.20.0.77"},
@@ -147,7 +149,12 @@ func TestStates(t *testing.T) {
 		{name: "inform from elsewhere", m: message(dhcpv4.MessageTypeInform, ciaddr("8.8.8.8")), why: dhcp.Nonsense},
 		{name: "a server's message", m: message(offer), why: dhcp.Malformed},
 		{name: "no type", m: message(0), why: dhcp.Malformed},
-	} {
+	}
+}
+
+// The kinds of message and the states of a client, RFC 2131 sections 4.3.1 to 4.3.5.
+func TestStates(t *testing.T) {
+	for _, c := range stateCases() {
 		t.Run(c.name, func(t *testing.T) {
 			k := pool()
 			k.err = c.err
@@ -179,7 +186,7 @@ func TestStates(t *testing.T) {
 				t.Errorf("reply to %v, want %v", r.MAC, want)
 			}
 			leased := out.Options.Has(dhcpv4.OptionIPAddressLeaseTime)
-			if want := c.reply != nak && c.ask != 0; leased != want || out.YourIPAddr.Equal(ip("10.20.0.77")) != want {
+			if want := c.reply != dhcpv4.MessageTypeNak && c.ask != 0; leased != want || out.YourIPAddr.Equal(ip("10.20.0.77")) != want {
 				t.Errorf("lease time there: %v, your address %v", leased, out.YourIPAddr)
 			}
 			if out.Options.Has(dhcpv4.OptionRapidCommit) != c.m.Options.Has(dhcpv4.OptionRapidCommit) {

@@ -73,30 +73,15 @@ func span(start, end string) network.Range {
 	return network.Range{Start: netip.MustParseAddr(start), End: netip.MustParseAddr(end)}
 }
 
-func TestCheckRefuses(t *testing.T) {
-	host := func(m, name, addr string) network.DHCPHost {
-		h := network.DHCPHost{Name: name, Addr: netip.MustParseAddr(addr)}
-		if m != "" {
-			h.MAC = mac(t, m)
-		}
-		return h
-	}
-	addHost := func(h network.DHCPHost) func(*network.Definition) {
-		return func(d *network.Definition) { d.Subnets[0].Hosts = append(d.Subnets[0].Hosts, h) }
-	}
-	addSubnet := func(p string) func(*network.Definition) {
-		return func(d *network.Definition) {
-			d.Subnets = append(d.Subnets, network.Subnet{Gateway: netip.MustParsePrefix(p)})
-		}
-	}
-	addRange := func(r network.Range) func(*network.Definition) {
-		return func(d *network.Definition) { d.Subnets[0].Ranges = append(d.Subnets[0].Ranges, r) }
-	}
-	for _, c := range []struct {
-		name   string
-		change func(*network.Definition)
-		path   string
-	}{
+// spoilt is one thing wrong and the path that leads to it.
+type spoilt struct {
+	name   string
+	change func(*network.Definition)
+	path   string
+}
+
+func spoiltHeads(t *testing.T) []spoilt {
+	return []spoilt{
 		{"no name", func(d *network.Definition) { d.Name = "" }, "name"},
 		{"name of 64 bytes", func(d *network.Definition) { d.Name = strings.Repeat("a", 64) }, "name"},
 		{"name with a slash", func(d *network.Definition) { d.Name = "../etc" }, "name"},
@@ -116,6 +101,37 @@ func TestCheckRefuses(t *testing.T) {
 		{"large mtu", func(d *network.Definition) { d.MTU = 65522 }, "mtu"},
 		{"own uplink", func(d *network.Definition) { d.Uplink, d.Subnets, d.Hosts = d.Name, nil, nil }, "uplink"},
 		{"uplink and subnets", func(d *network.Definition) { d.Uplink = "default" }, "uplink"},
+		{"fixed name", func(d *network.Definition) { d.Hosts[0].Names = []string{"a\nb"} }, "hosts/0"},
+		{"nameless", func(d *network.Definition) { d.Hosts[0].Names = nil }, "hosts/0"},
+		{"fixed name twice", func(d *network.Definition) { d.Hosts = append(d.Hosts, d.Hosts[0]) }, "hosts/1"},
+		{"no address", func(d *network.Definition) { d.Hosts[0].Addr = netip.Addr{} }, "hosts/0"},
+		{"too many names", func(d *network.Definition) {
+			d.Hosts[0].Names = make([]string, network.MaxNames+1)
+		}, "hosts/0"},
+		{"too many subnets", func(d *network.Definition) { d.Subnets = make([]network.Subnet, 1e6) }, "subnets"},
+	}
+}
+
+func spoiltSubnets(t *testing.T) []spoilt {
+	host := func(m, name, addr string) network.DHCPHost {
+		h := network.DHCPHost{Name: name, Addr: netip.MustParseAddr(addr)}
+		if m != "" {
+			h.MAC = mac(t, m)
+		}
+		return h
+	}
+	addHost := func(h network.DHCPHost) func(*network.Definition) {
+		return func(d *network.Definition) { d.Subnets[0].Hosts = append(d.Subnets[0].Hosts, h) }
+	}
+	addSubnet := func(p string) func(*network.Definition) {
+		return func(d *network.Definition) {
+			d.Subnets = append(d.Subnets, network.Subnet{Gateway: netip.MustParsePrefix(p)})
+		}
+	}
+	addRange := func(r network.Range) func(*network.Definition) {
+		return func(d *network.Definition) { d.Subnets[0].Ranges = append(d.Subnets[0].Ranges, r) }
+	}
+	return []spoilt{
 		{"no gateway", func(d *network.Definition) { d.Subnets[1].Gateway = netip.Prefix{} }, "subnets/1"},
 		{"mapped", addSubnet("::ffff:10.9.0.1/120"), "subnets/2"},
 		{"everything", addSubnet("11.0.0.1/0"), "subnets/2"},
@@ -150,15 +166,11 @@ func TestCheckRefuses(t *testing.T) {
 		{"gateway's address", addHost(host("", "db", "10.20.0.1")), "subnets/0/hosts/1"},
 		{"subnet's address", addHost(host("", "db", "10.20.0.0")), "subnets/0/hosts/1"},
 		{"host name", addHost(host("", "a b", "10.20.0.11")), "subnets/0/hosts/1"},
-		{"fixed name", func(d *network.Definition) { d.Hosts[0].Names = []string{"a\nb"} }, "hosts/0"},
-		{"nameless", func(d *network.Definition) { d.Hosts[0].Names = nil }, "hosts/0"},
-		{"fixed name twice", func(d *network.Definition) { d.Hosts = append(d.Hosts, d.Hosts[0]) }, "hosts/1"},
-		{"no address", func(d *network.Definition) { d.Hosts[0].Addr = netip.Addr{} }, "hosts/0"},
-		{"too many names", func(d *network.Definition) {
-			d.Hosts[0].Names = make([]string, network.MaxNames+1)
-		}, "hosts/0"},
-		{"too many subnets", func(d *network.Definition) { d.Subnets = make([]network.Subnet, 1e6) }, "subnets"},
-	} {
+	}
+}
+
+func TestCheckRefuses(t *testing.T) {
+	for _, c := range append(spoiltHeads(t), spoiltSubnets(t)...) {
 		t.Run(c.name, func(t *testing.T) {
 			d := office(t)
 			c.change(d)
