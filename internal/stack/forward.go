@@ -104,19 +104,22 @@ func (f *tcpForward) run() {
 func (f *tcpForward) carry(c *net.TCPConn) {
 	g, guest := f.g, f.to.Addr()
 	pol := g.policy.Load()
-	from, ok := pol.self(guest)
-	if !ok || !g.admitConn(pol, guest) {
-		c.SetLinger(0)
+	host, herr := wrapHost(c)
+	if herr != nil {
 		c.Close()
 		return
 	}
-	rl := &relay{g: g, source: guest, host: c}
+	from, ok := pol.self(guest)
+	if !ok || !g.admitConn(pol, guest) {
+		host.reset()
+		return
+	}
+	rl := &relay{g: g, source: guest, host: host}
 	err := g.connect(rl, from, f.to)
 	g.dialing.give(guest, 1)
 	if err != nil {
 		g.log.Debug("forward failed", "network", pol.Name, "to", f.to, "err", err)
-		c.SetLinger(0)
-		c.Close()
+		host.reset()
 		g.conns.give(guest, 1)
 		return
 	}

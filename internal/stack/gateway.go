@@ -2,8 +2,11 @@ package stack
 
 import (
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,12 +30,13 @@ const nicID tcpip.NICID = 1
 // Gateway is the TCP/IP of one network's gateway. All methods may be called
 // from any goroutine.
 type Gateway struct {
-	log    *slog.Logger
-	out    func(buf []byte)
-	policy atomic.Pointer[policy]
-	bufs   bufPool
-	ipID   atomic.Uint32
-	count  counters
+	log       *slog.Logger
+	out       func(buf []byte)
+	policy    atomic.Pointer[policy]
+	bufs      bufPool
+	relayBufs relayPool
+	ipID      atomic.Uint32
+	count     counters
 
 	link   *link
 	stack  *stack.Stack
@@ -49,10 +53,13 @@ type Gateway struct {
 
 	dialing, conns, sendBuf, recvBuf quota
 
-	mu         sync.Mutex
+	config sync.Mutex // one Update or change of listeners at a time; before mu
+
+	mu         sync.Mutex // held briefly, and never while a packet is sent
 	closing    bool
 	relays     map[*relay]struct{}
 	handshakes map[*waiter.Queue]struct{} // with guests, under way
+	dials      map[*os.File]struct{}      // to the outside, under way
 	services   map[uint16]*udpService
 	listeners  map[uint16]*tcpService
 	forwards   map[uint64]forward
@@ -75,7 +82,7 @@ func New(cfg Config, out func(buf []byte), log *slog.Logger) (*Gateway, error) {
 	}
 	g := &Gateway{
 		log: log, out: out, egress: newFairQueue[frame.MAC, []byte](egressMax, egressPerMAC),
-		relays: make(map[*relay]struct{}), handshakes: make(map[*waiter.Queue]struct{}), done: make(chan struct{}),
+		relays: make(map[*relay]struct{}), handshakes: make(map[*waiter.Queue]struct{}), dials: make(map[*os.File]struct{}), done: make(chan struct{}),
 		services:  make(map[uint16]*udpService),
 		listeners: make(map[uint16]*tcpService), forwards: make(map[uint64]forward),
 	}
@@ -159,9 +166,9 @@ func (g *Gateway) Update(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closing {
+	g.config.Lock()
+	defer g.config.Unlock()
+	if g.closed.Load() {
 		return fault.New(fault.Unavailable, "update gateway", cfg.Name, "the gateway is closed")
 	}
 	old := g.policy.Load()
@@ -178,7 +185,10 @@ func (g *Gateway) Update(cfg Config) error {
 			g.stack.RemoveAddress(nicID, toAddress(a.Addr()))
 		}
 	}
-	for _, l := range g.listeners {
+	g.mu.Lock()
+	listeners := slices.Collect(maps.Values(g.listeners))
+	g.mu.Unlock()
+	for _, l := range listeners {
 		if err := l.rebind(pol); err != nil {
 			return err
 		}
@@ -205,27 +215,17 @@ func (g *Gateway) begin(f func()) bool {
 // it included, and waits for its goroutines. Guests' connections are reset.
 func (g *Gateway) Close() {
 	g.mu.Lock()
-	if g.closing {
-		g.mu.Unlock()
+	first := !g.closing
+	g.closing = true
+	g.mu.Unlock()
+	if !first {
 		g.work.Wait()
 		return
 	}
-	g.closing = true
+	// The maps do not grow any more.
 	g.closed.Store(true)
 	close(g.done)
-	for r := range g.relays {
-		r.abort()
-	}
-	for _, f := range g.forwards {
-		f.close()
-	}
-	for _, s := range g.services {
-		s.shut()
-	}
-	for _, l := range g.listeners {
-		l.shut()
-	}
-	g.mu.Unlock()
+	g.closeSockets()
 	g.sweeper.Stop()
 	for _, f := range g.flows.clear() {
 		f.file.Close()
@@ -241,6 +241,32 @@ func (g *Gateway) Close() {
 	g.work.Wait()
 	if g.stack != nil {
 		g.stack.Wait()
+	}
+}
+
+// closeSockets ends what waits for the host or for a guest. None of it happens
+// under g.mu: a reset may go out through a multiplexer that is delivering.
+func (g *Gateway) closeSockets() {
+	g.mu.Lock()
+	relays, forwards := slices.Collect(maps.Keys(g.relays)), slices.Collect(maps.Values(g.forwards))
+	services, listeners := slices.Collect(maps.Values(g.services)), slices.Collect(maps.Values(g.listeners))
+	for f := range g.dials {
+		f.SetDeadline(time.Unix(1, 0))
+	}
+	g.mu.Unlock()
+	for _, r := range relays {
+		r.abort()
+	}
+	for _, f := range forwards {
+		f.close()
+	}
+	for _, s := range services {
+		s.queue.close()
+	}
+	g.config.Lock()
+	defer g.config.Unlock()
+	for _, l := range listeners {
+		l.shut()
 	}
 }
 

@@ -34,7 +34,6 @@ type udpService struct {
 	peers    [2]map[netip.AddrPort]peer // recent, and before that
 	deadline time.Time
 	moved    chan struct{} // closed when the deadline changes
-	once     sync.Once
 }
 
 type query struct {
@@ -212,11 +211,9 @@ func (s *udpService) Close() error {
 		s.g.publish()
 	}
 	s.g.mu.Unlock()
-	s.shut()
+	s.queue.close()
 	return nil
 }
-
-func (s *udpService) shut() { s.queue.close() }
 
 // tcpService is a listener on all of the gateway's addresses.
 type tcpService struct {
@@ -225,7 +222,7 @@ type tcpService struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
-	each  map[netip.Addr]*gonet.TCPListener // under g.mu
+	each  map[netip.Addr]*gonet.TCPListener // under g.config
 }
 
 var _ net.Listener = (*tcpService)(nil)
@@ -234,20 +231,25 @@ var _ net.Listener = (*tcpService)(nil)
 // come. The error is of kind Exists, Invalid, Unavailable or Internal.
 func (g *Gateway) ListenTCP(port uint16) (net.Listener, error) {
 	s := &tcpService{g: g, port: port, conns: make(chan net.Conn), done: make(chan struct{}), each: make(map[netip.Addr]*gonet.TCPListener)}
+	g.config.Lock()
+	defer g.config.Unlock()
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := g.mayListen(port, g.listeners[port] != nil); err != nil {
+	err := g.mayListen(port, g.listeners[port] != nil)
+	if err == nil {
+		g.listeners[port] = s
+	}
+	g.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	if err := s.rebind(g.policy.Load()); err != nil {
-		s.shut()
+		s.forget()
 		return nil, err
 	}
-	g.listeners[port] = s
 	return s, nil
 }
 
-// rebind follows the gateway's addresses; g.mu is held.
+// rebind follows the gateway's addresses; g.config is held.
 func (s *tcpService) rebind(pol *policy) error {
 	for _, a := range pol.own {
 		if s.each[a.Addr()] != nil {
@@ -262,8 +264,10 @@ func (s *tcpService) rebind(pol *policy) error {
 			return fault.New(fault.Internal, "listen on gateway", pol.Name, "%v port %d: %v", a.Addr(), s.port, err)
 		}
 		s.each[a.Addr()] = l
-		s.g.work.Add(1)
-		go s.accept(l)
+		if !s.g.begin(func() { s.accept(l) }) {
+			l.Close()
+			break
+		}
 	}
 	for a, l := range s.each {
 		if !pol.isOwn(a) {
@@ -276,7 +280,6 @@ func (s *tcpService) rebind(pol *policy) error {
 }
 
 func (s *tcpService) accept(l *gonet.TCPListener) {
-	defer s.g.work.Done()
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -305,16 +308,23 @@ func (s *tcpService) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv6unspecifi
 
 // Close implements net.Listener; connections accepted before go on.
 func (s *tcpService) Close() error {
-	s.g.mu.Lock()
-	defer s.g.mu.Unlock()
-	if s.g.listeners[s.port] == s {
-		delete(s.g.listeners, s.port)
-	}
-	s.shut()
+	s.g.config.Lock()
+	defer s.g.config.Unlock()
+	s.forget()
 	return nil
 }
 
-// shut ends the listener; g.mu is held.
+// forget ends the listener and frees its port; g.config is held.
+func (s *tcpService) forget() {
+	s.g.mu.Lock()
+	if s.g.listeners[s.port] == s {
+		delete(s.g.listeners, s.port)
+	}
+	s.g.mu.Unlock()
+	s.shut()
+}
+
+// shut ends the listener; g.config is held.
 func (s *tcpService) shut() {
 	s.once.Do(func() {
 		close(s.done)

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -20,7 +19,7 @@ import (
 // Sizes in bytes and times of TCP towards guests. The path to a guest has no
 // delay worth a buffer: what a long path outside needs is in the host's socket.
 const (
-	tcpBuffer    = 1 << 20
+	tcpBuffer    = 4 << 20
 	tcpBufferMin = 32 << 10
 
 	// A guest's port may be dialed again soon: the sequence numbers of netstack
@@ -102,8 +101,7 @@ func (g *Gateway) accept(r *tcp.ForwarderRequest) {
 	r.Complete(false)
 	g.dialing.give(src, 1)
 	if terr != nil {
-		host.SetLinger(0)
-		host.Close()
+		host.reset()
 		g.conns.give(src, 1)
 		return
 	}
@@ -137,30 +135,18 @@ func (g *Gateway) enter() bool {
 
 // dial opens a connection to the outside. What listens on the host's loopback
 // may do so in the other family only.
-func (g *Gateway) dial(pol *policy, to netip.AddrPort) (*net.TCPConn, error) {
-	c, err := dialTCP(pol.Limits.DialTimeout, to)
-	if errors.Is(err, syscall.ECONNREFUSED) && to.Addr() == loopback(to.Addr()) {
-		other := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port())
+func (g *Gateway) dial(pol *policy, to netip.AddrPort) (*hostConn, error) {
+	c, err := g.dialHost(pol.Limits.DialTimeout, to)
+	if err == syscall.ECONNREFUSED && to.Addr() == loopback(to.Addr()) {
+		other := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		if to.Addr().Is4() {
-			other = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
+			other = netip.IPv6Loopback()
 		}
-		if second, err := dialTCP(pol.Limits.DialTimeout, other); err == nil {
+		if second, err := g.dialHost(pol.Limits.DialTimeout, netip.AddrPortFrom(other, to.Port())); err == nil {
 			return second, nil
 		}
 	}
 	return c, err
-}
-
-func dialTCP(timeout time.Duration, to netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{
-		Timeout:         timeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveEvery, Count: keepaliveCount},
-	}
-	c, err := d.Dial("tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	return c.(*net.TCPConn), nil
 }
 
 // connect opens a connection from the gateway's own address to a guest.
