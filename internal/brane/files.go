@@ -12,6 +12,7 @@ import (
 
 	"brane/internal/fault"
 	"brane/internal/linux/mount"
+	"brane/internal/linux/nsexec"
 )
 
 // resolvConf is resolv.conf(5) of the brane.
@@ -50,51 +51,58 @@ func hosts(s *Spec) []byte {
 	return b.Bytes()
 }
 
-// bindFiles lays the brane's own resolv.conf and hosts over the host's. The
-// files live in a file system of the brane's own; the program may write to them.
-// A link is followed: what programs read in the end is what is covered.
+// bindFiles makes the brane's own resolv.conf and hosts, in a file system of
+// its own, and lays them over the host's. The program may write to them.
 func bindFiles(s *Spec) error {
 	t, err := mount.Memory(mount.Options{Size: "1m", Inodes: "8"})
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	files := []struct {
-		name    string
-		content []byte
-	}{{"resolv.conf", resolvConf(s)}, {"hosts", hosts(s)}}
-	for _, f := range files {
-		if err := writeAt(t.FD(), f.name, f.content); err != nil {
+	if err := writeAt(t.FD(), "resolv.conf", resolvConf(s)); err != nil {
+		return err
+	}
+	if err := writeAt(t.FD(), "hosts", hosts(s)); err != nil {
+		return err
+	}
+	if err := t.Attach(nsexec.FilesDir); err != nil {
+		return err
+	}
+	return cover()
+}
+
+// ownFiles are the files of /etc that a brane has its own of.
+func ownFiles() []string { return []string{"resolv.conf", "hosts"} }
+
+// cover lays the brane's files over the host's, where they are not yet. A link
+// is followed: what programs read in the end is what is covered.
+func cover() error {
+	for _, name := range ownFiles() {
+		own, host := filepath.Join(nsexec.FilesDir, name), filepath.Join("/etc", name)
+		if sameFile(own, host) {
+			continue
+		}
+		c, err := mount.Clone(own)
+		if err != nil {
+			return err
+		}
+		err = c.Attach(host)
+		c.Close()
+		if fault.KindOf(err) == fault.NotFound {
+			return fault.New(fault.Unsupported, "bind", host, "the host has no such file to lay the brane's own over").
+				WithRemedy("make an empty one: sudo touch %s", host)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	// Linux before 6.15 copies only what is attached; so it is, for a moment.
-	const stage = "/run"
-	if err := t.Attach(stage); err != nil {
-		return err
-	}
-	var clones []*mount.Tree
-	for _, f := range files {
-		var c *mount.Tree
-		if c, err = mount.Clone(filepath.Join(stage, f.name)); err != nil {
-			break
-		}
-		defer c.Close()
-		clones = append(clones, c)
-	}
-	if e := mount.Detach(stage); err == nil {
-		err = e
-	}
-	for i, c := range clones {
-		if err != nil {
-			break
-		}
-		if err = c.Attach("/etc/" + files[i].name); fault.KindOf(err) == fault.NotFound {
-			err = fault.New(fault.Unsupported, "bind", "/etc/"+files[i].name, "the host has no such file to lay the brane's own over").
-				WithRemedy("make an empty one: sudo touch /etc/%s", files[i].name)
-		}
-	}
-	return err
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func writeAt(dir int, name string, content []byte) error {
@@ -146,6 +154,66 @@ func userRuntime(s *Spec) error {
 		return fault.New(fault.Internal, "make", inside, "%v", err)
 	}
 	return door.Attach(inside)
+}
+
+// writableRun gives a program that appears as root a /run to write to, with all
+// that the outer one holds. The outer one is read-only and shared.
+func writableRun() error {
+	const run = "/run"
+	entries, err := os.ReadDir(run)
+	if err != nil {
+		return fault.New(fault.Internal, "read", run, "%v", err)
+	}
+	t, err := mount.Memory(mount.Options{Size: "64m", Inodes: "16k"})
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	clones := map[string]*mount.Tree{}
+	defer func() {
+		for _, c := range clones {
+			c.Close()
+		}
+	}()
+	for _, e := range entries {
+		if err := copyEntry(t.FD(), run, e, clones); err != nil {
+			return err
+		}
+	}
+	if err := t.Attach(run); err != nil {
+		return err
+	}
+	for path, c := range clones {
+		if err := c.Attach(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyEntry makes an entry like e in the directory that to is open on: a link,
+// or a place for the clone of what is there.
+func copyEntry(to int, dir string, e os.DirEntry, clones map[string]*mount.Tree) error {
+	path := filepath.Join(dir, e.Name())
+	var err error
+	switch {
+	case e.Type()&os.ModeSymlink != 0:
+		var text string
+		if text, err = os.Readlink(path); err == nil {
+			err = unix.Symlinkat(text, to, e.Name())
+		}
+	case e.IsDir():
+		err = unix.Mkdirat(to, e.Name(), 0o755)
+	default:
+		err = writeAt(to, e.Name(), nil)
+	}
+	if err != nil {
+		return fault.New(fault.Internal, "copy", path, "%v", err)
+	}
+	if e.Type()&os.ModeSymlink == 0 {
+		clones[path], err = mount.Clone(path)
+	}
+	return err
 }
 
 // sysctl writes one value below /proc/sys/net. What this kernel does not have

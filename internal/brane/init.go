@@ -34,6 +34,9 @@ const (
 // capabilities over them, sets the brane up, gives the capabilities up and
 // becomes the program. It never returns.
 func Init() {
+	if len(os.Args) > 2 && os.Args[2] == coverArg {
+		coverAgain()
+	}
 	runtime.LockOSThread() // capabilities and seccomp belong to the thread that executes
 	conn, err := unixmsg.FromFD(controlFD)
 	if err != nil {
@@ -83,6 +86,12 @@ func setUp(c *control, s *Spec) error {
 		func() error { return openPort(c) },
 		func() error { return configure(s) },
 		func() error { return userRuntime(s) },
+		func() error {
+			if s.AsRoot {
+				return writableRun()
+			}
+			return nil
+		},
 		func() error { return bindFiles(s) },
 		func() error { return c.send(&message{Ready: true}) },
 	} {

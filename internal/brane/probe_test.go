@@ -146,10 +146,9 @@ func attempts() []attempt {
 
 func mountAttempts() []attempt {
 	return []attempt{
-		{"unmount the mask", func(*victim) error { return unix.Unmount("/run", unix.MNT_DETACH) }, false},
 		{"unmount what is its own, then connect", func(v *victim) error {
 			// These mounts the brane made itself; as root it may take them away.
-			for _, p := range []string{v.Runtime + "/inside", filepath.Dir(v.Runtime), "/etc/resolv.conf", "/etc/hosts"} {
+			for _, p := range []string{v.Runtime + "/inside", filepath.Dir(v.Runtime), "/run", "/etc/resolv.conf", "/etc/hosts"} {
 				for unix.Unmount(p, unix.MNT_DETACH) == nil {
 					continue
 				}
@@ -159,7 +158,8 @@ func mountAttempts() []attempt {
 			}
 			return dial("unix", v.Service)
 		}, false},
-		{"make /run writable", func(*victim) error {
+		{"unmount the mask", func(*victim) error { return unix.Unmount("/run", unix.MNT_DETACH) }, false},
+		{"make the mask writable", func(*victim) error {
 			return unix.Mount("", "/run", "", unix.MS_REMOUNT|unix.MS_BIND, "")
 		}, false},
 		{"mount procfs", func(v *victim) error {

@@ -84,7 +84,8 @@ type runner struct {
 	control *control
 	process *os.Process
 	exited  chan waited
-	held    []int // descriptors that stay open until the program has ended
+	watch   *fileWatch // of the host's resolv.conf and hosts
+	held    []int      // descriptors that stay open until the program has ended
 }
 
 type waited struct {
@@ -222,6 +223,7 @@ func (r *runner) talk(ctx context.Context) result {
 			err = r.attach(ctx, m.Port, r.control.claim())
 		case m.Ready:
 			ready = true
+			r.watch, err = watchFiles(r.process.Pid)
 		}
 		if err != nil {
 			return result{0, fault.From(err, "run", r.spec.Name)}
@@ -272,5 +274,6 @@ func (r *runner) release() {
 	if r.control != nil {
 		r.control.close()
 	}
+	r.watch.stop()
 	unixmsg.CloseFDs(r.held)
 }

@@ -127,8 +127,10 @@ func testSpec(t *testing.T, args ...string) Spec {
 	t.Helper()
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if dir == "" {
-		dir = "/run/brane-test-root"
+		dir = "/run"
 	}
+	dir += "/brane-run-test"
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if err := os.MkdirAll(dir+"/brane/inside", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -249,6 +251,7 @@ ping -c1 -w2 127.0.0.1 >/dev/null && echo ping works
 echo $(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)
 read line; echo "stdin $line"
 touch "$XDG_RUNTIME_DIR/own" && echo own $(ls -A $XDG_RUNTIME_DIR)
+echo run $({ echo 1 > /run/program.pid; } 2>/dev/null && echo yes || echo no)
 `
 
 func TestInside(t *testing.T) {
@@ -283,9 +286,9 @@ func testInside(t *testing.T, asRoot bool, kind string) {
 	if err != nil {
 		t.Errorf("%v", err)
 	}
-	uid, gid, caps := os.Getuid(), os.Getgid(), "0000000000000000"
+	uid, gid, caps, writable := os.Getuid(), os.Getgid(), "0000000000000000", "no"
 	if asRoot {
-		uid, gid, caps = 0, 0, "000001ffffffffff"
+		uid, gid, caps, writable = 0, 0, "000001ffffffffff", "yes"
 	}
 	for _, want := range []string{
 		fmt.Sprintf("%d\n%d\nweb\nsearch office\nnameserver 192.168.122.1\nnameserver fd00:122::1\n", uid, gid),
@@ -296,7 +299,7 @@ func testInside(t *testing.T, asRoot bool, kind string) {
 		"limit 333\n", "dir /usr/lib\n", "env hello\n",
 		"v4 192.168.122.7/24\n", "v6 fd00:122::7/64\n", "link/ether 02:00:00:00:00:01",
 		"default via 192.168.122.1 dev eth0", "default via fd00:122::1 dev eth0",
-		"tentative 0\n", "ping works\n", "\n0\nstdin typed\n", "own brane own\n",
+		"tentative 0\n", "ping works\n", "\n0\nstdin typed\n", "own brane own\n", "run " + writable + "\n",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing", want)

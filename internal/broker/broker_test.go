@@ -56,6 +56,7 @@ func eachAccount(t *testing.T, f func(t *testing.T)) {
 func start(t *testing.T) (*Client, string) {
 	t.Helper()
 	dir := filepath.Join(userRuntime(t), "brane")
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if err := os.MkdirAll(filepath.Join(dir, inside), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -311,6 +312,28 @@ func testEnds(t *testing.T) {
 	}
 	if err := c.Ping(t.Context()); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("ping: %v", err)
+	}
+}
+
+// The outer namespaces outlive the broker in the descriptors of a runner, and
+// can still be entered; a new broker makes new ones.
+func TestOuterOutlivesBroker(t *testing.T) { eachAccount(t, testOuterOutlives) }
+
+func testOuterOutlives(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c, dir := start(t)
+	o := outer(t, c)
+	if err := c.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Done()
+	if out := run(t, o, "ls "+dir); strings.TrimSpace(out) != inside {
+		t.Errorf("in the old namespaces: %q", out)
+	}
+	c, _ = start(t)
+	if err := c.Ping(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

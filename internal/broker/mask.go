@@ -12,6 +12,7 @@ import (
 
 	"brane/internal/fault"
 	"brane/internal/linux/mount"
+	"brane/internal/linux/nsexec"
 )
 
 // Masking: a Unix socket with a path ignores network namespaces, so each one of
@@ -82,7 +83,7 @@ type masks struct {
 
 // survey finds what there is to mask.
 func survey(s Setup) masks {
-	m := masks{links: map[string]string{}}
+	m := masks{links: map[string]string{}, dirs: []string{nsexec.FilesDir}}
 	for _, dir := range []string{"/run", "/var/run", s.UserRuntime, s.Runtime} {
 		if dir == "" {
 			continue

@@ -20,6 +20,7 @@ const (
 	stepAskMaps step = iota + 1 // not a failure: the parent shall write the ID maps
 	stepNoFile
 	stepDeath
+	stepHide
 	stepJoin
 	stepUnshare
 	stepMapOpen
@@ -67,6 +68,7 @@ type child struct {
 	death, parent  uintptr
 	nofile         unix.Rlimit
 	setNoFile      bool
+	hide           bool
 	join           []joining
 	unshare        uintptr
 	askMaps        bool
@@ -109,6 +111,7 @@ func prepare(c *Cmd, exe *os.File) (*child, error) {
 		ch.nofile, ch.setNoFile = *c.NoFile, true
 	}
 	for _, j := range c.Join {
+		ch.hide = ch.hide || j.Kind == unix.CLONE_NEWUSER && c.New&unix.CLONE_NEWUSER == 0
 		ch.join = append(ch.join, joining{uintptr(j.FD), uintptr(j.Kind)})
 	}
 	if !c.MapByParent {
@@ -224,6 +227,13 @@ func (ch *child) fork() (int, syscall.Errno) {
 func (ch *child) run() {
 	runtimeAfterForkInChild()
 	ch.limits()
+	if ch.hide {
+		// Whoever is root in a namespace may look into those who join it, and this
+		// process still has the memory and the descriptors of its parent.
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); e != 0 {
+			ch.fail(stepHide, 0, e)
+		}
+	}
 	for i := range ch.join {
 		j := &ch.join[i]
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, j.fd, j.kind, 0); e != 0 {
@@ -334,7 +344,7 @@ func (ch *child) caps() {
 	}
 }
 
-// place puts the files at 0, 1, 2, ….
+// place puts the files at 0, 1, 2, …; no other descriptor outlives the exec.
 //
 //go:nosplit
 //go:norace
@@ -348,6 +358,11 @@ func (ch *child) place() {
 		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(i), 0); e != 0 {
 			ch.fail(stepFiles, i, e)
 		}
+	}
+	const highest = 1<<31 - 1
+	_, _, e := syscall.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(len(ch.files)), highest, unix.CLOSE_RANGE_CLOEXEC)
+	if e != 0 {
+		ch.fail(stepFiles, len(ch.files), e)
 	}
 }
 

@@ -54,6 +54,8 @@ func stepFault(r record, c *Cmd) error {
 		return fault.New(fault.Limit, "start", "", "restore the limit of open files: %v", r.errno)
 	case stepExec:
 		return fault.New(fault.Internal, "start", "", "execute: %v", r.errno)
+	case stepHide:
+		return fault.New(fault.Internal, "start", "", "hide from the namespace to enter: %v", r.errno)
 	case stepDeath:
 		return fault.New(fault.Internal, "start", "", "bind the program's life to the runner's: %v", r.errno)
 	}

@@ -57,6 +57,10 @@ func (o *Outer) Close() {
 	*o = Outer{}
 }
 
+// FilesDir is an empty directory in the outer mount namespace, over which each
+// brane mounts the files that are its own.
+const FilesDir = "/run/brane-files"
+
 // Join names a namespace to enter.
 type Join struct {
 	FD   int
@@ -74,8 +78,8 @@ type Cmd struct {
 	// Exe is the program, open for reading or with O_PATH; nil for the running one.
 	Exe       *os.File
 	Argv, Env []string
-	// Files become descriptors 0, 1, 2, …; nil leaves that number closed. All
-	// other descriptors of the caller that lack close-on-exec leak, as with any fork.
+	// Files become descriptors 0, 1, 2, …; nil leaves that number closed. No
+	// other descriptor is inherited.
 	Files []*os.File
 	// Join is entered in order; the user namespace comes first, because it gives
 	// the right to enter the others.
