@@ -31,7 +31,7 @@ func TestUndecidable(t *testing.T) {
 	}
 	hidden := [][]byte{tag(v4, 0x8100), tag(v6, 0x88a8, 0x8100), tag(v4, 0x8100, 0x8100, 0x8100), snap(peerMAC, ownMAC, 0x800, v4[14:]), v4[:13], {}}
 	say(undecided, hidden, "ip", "arp", "ip6 proto 17", "udp", "udp port 53", "host 10.0.0.1", "host 2001:db8::1", "ether proto 0x88cc",
-		"ip[0] = 0x45", "udp[0:2] = 53", "ip multicast", "ip6 multicast", "arp host 10.0.0.1", "icmp6[0] = 1")
+		"ip[0] = 0x45", "udp[0:2] = 53", "udp[0:2] - 1 = 52", "ip multicast", "ip6 multicast", "arp host 10.0.0.1", "icmp6[0] = 1")
 	say(undecided, [][]byte{v4[:13], {}}, "ether host 02:00:00:00:00:0a", "broadcast", "multicast", "ether[13] = 0", "stp")
 	say(undecided, [][]byte{tag(v4, 0x8100), snap(peerMAC, ownMAC, 0x800, v4)[:40]}, "stp", "iso", "ether proto 6")
 	say(yes, hidden[:3], "ether host 02:00:00:00:00:0a", "ether[6] = 2", "greater 20")
