@@ -15,6 +15,9 @@ import (
 // quiescent points.
 const batch = 64
 
+// spins is how often settle looks, without pause, for the end of a batch: some 20 µs.
+const spins = 20_000
+
 // lane carries frames through the switch: one for each attached port, and some
 // for the callers of Send. Only one goroutine is in a lane at a time.
 type lane struct {
@@ -106,10 +109,9 @@ func (s *Switch) settle() {
 	}
 	s.lanesMu.Unlock()
 	for _, b := range wait {
+		// Most batches end sooner than this goroutine would get its turn again.
 		for tries := 0; b.lane.state.Load() == b.was; tries++ {
-			if tries < 100 {
-				runtime.Gosched()
-			} else {
+			if tries >= spins {
 				time.Sleep(20 * time.Microsecond)
 			}
 		}
@@ -243,14 +245,14 @@ func (l *lane) hand(j *judge) verdict.Reason {
 	return verdict.Delivered // what became of it there was counted there
 }
 
-// refuse counts a frame that goes no further than its sender, writes it down
-// and answers it where the plan says so.
+// refuse ends a frame that goes no further than its sender: it is written down,
+// answered where the plan says so, and counted last, when all is done.
 func (l *lane) refuse(c *compiled, j *judge, r verdict.Reason, by *plan.Filter) {
-	j.from.add(r, 0)
 	l.record(c, j, false, r, by)
 	if by != nil && j.plan.Reject && (r == verdict.SendFilter || r == verdict.Host) {
 		l.reject(j)
 	}
+	j.from.add(r, 0)
 }
 
 // isolated notes a panic in the handling of a frame from p.

@@ -1,0 +1,15 @@
+package userspace
+
+import (
+	"log/slog"
+	"testing"
+
+	"brane/internal/datapath"
+	"brane/internal/datapath/datapathtest"
+)
+
+func open(ev datapath.Events) datapath.Datapath { return New(ev, slog.New(slog.DiscardHandler)) }
+
+func TestConformance(t *testing.T) {
+	datapathtest.Run(t, open, datapathtest.Kinds()...)
+}
