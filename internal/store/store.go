@@ -18,6 +18,15 @@ const (
 	MaxValue   = 1 << 20 // bytes of a value
 	MaxPending = 4096    // events that wait for one watcher; more is an overflow
 	MaxWatches = 1024    // open watches of one store
+	MaxTxn     = 8 << 20 // bytes of the paths and values of one Txn
+	MaxOwner   = 255     // bytes of a principal
+	MaxRecords = 1 << 20 // records of one store
+	MaxBytes   = 1 << 28 // bytes of the paths, owners and values of all records
+
+	// KeptRevisions and KeptBytes bound the history from which a watch can start
+	// in the past; older revisions are compacted.
+	KeptRevisions = 4096
+	KeptBytes     = 16 << 20
 )
 
 // Revision counts the committed transactions; each has its own. The first is 1.
@@ -46,6 +55,8 @@ type Compare struct {
 const Any Revision = -1
 
 // Op writes or deletes one record. Tree deletes the path and all below it.
+// Deleting what is not there is not an error and makes no event. A deletion
+// carries no value.
 type Op struct {
 	Path   string
 	Value  []byte
@@ -82,8 +93,8 @@ type Batch struct {
 type Store interface {
 	// Get returns one record. Its Value is the caller's own.
 	Get(path string) (Record, error)
-	// List returns the records at and below prefix ("/" for all) in order of
-	// path, all of one revision, which it returns too.
+	// List returns the records at and below prefix ("/" for all) in bytewise
+	// order of path, all of one revision, which it returns too.
 	List(prefix string) ([]Record, Revision, error)
 	// Apply commits t. When it returns without an error the change is on disk. A
 	// failed comparison is fault.Conflict with the path as subject. A transaction
@@ -92,7 +103,9 @@ type Store interface {
 	// Watch delivers a batch for each transaction after revision from that
 	// touches prefix or what is below it, in order, none lost and none twice. It
 	// ends, with the channel closed, when ctx ends, on overflow, or when the store
-	// closes. Revisions that are no longer kept give fault.Conflict: list again.
+	// closes. Revisions that are no longer kept, or not yet made, give
+	// fault.Conflict: list again. The values in a batch are the reader's own. A
+	// watch whose reader is idle ends with ctx, so give it one that ends.
 	Watch(ctx context.Context, prefix string, from Revision) (<-chan Batch, error)
 	// Revision is that of the last committed transaction.
 	Revision() Revision
