@@ -101,6 +101,7 @@ func (r *report) fate(e event, key string) {
 		if e.Action == "fail" {
 			r.failed++
 			fmt.Fprint(r.out, text) // a panic or a fatal error ends up here
+			r.unfinished(e.Package)
 		}
 		return
 	}
@@ -118,6 +119,17 @@ func (r *report) fate(e event, key string) {
 			return
 		}
 		fmt.Fprintf(r.out, "skip\t%s.%s\t%s\n", e.Package, e.Test, reason(text))
+	}
+}
+
+// unfinished shows the output of a package's tests that a panic cut short:
+// they have no fate of their own.
+func (r *report) unfinished(pkg string) {
+	for key, b := range r.text {
+		if strings.HasPrefix(key, pkg+"\n") {
+			fmt.Fprint(r.out, b.String())
+			delete(r.text, key)
+		}
 	}
 }
 
