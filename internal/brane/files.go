@@ -156,6 +156,50 @@ func userRuntime(s *Spec) error {
 	return door.Attach(inside)
 }
 
+// ownInterfaces lets /sys/class/net show the brane's interfaces instead of the
+// host's. Where the kernel refuses a new sysfs (in containers that hide parts of
+// theirs), the directory is emptied: no names of the host's interfaces inside.
+func ownInterfaces() error {
+	places := []string{"class/net", "devices/virtual/net"} // the links of the first lead to the second
+	t, err := mount.Sys()
+	if fault.KindOf(err) == fault.Denied {
+		if t, err = mount.Memory(mount.Options{Size: "4k", Inodes: "2"}); err == nil {
+			defer t.Close()
+			err = t.Attach("/sys/class/net")
+		}
+		if fault.KindOf(err) == fault.NotFound {
+			err = nil
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	// Linux before 6.15 copies only what is attached; so it is, for a moment.
+	if err := t.Attach(nsexec.FilesDir); err != nil {
+		return err
+	}
+	var clones []*mount.Tree
+	for _, p := range places {
+		var c *mount.Tree
+		if c, err = mount.Clone(filepath.Join(nsexec.FilesDir, p)); err != nil {
+			break
+		}
+		defer c.Close()
+		clones = append(clones, c)
+	}
+	if e := mount.Detach(nsexec.FilesDir); err == nil {
+		err = e
+	}
+	for i, c := range clones {
+		if err == nil {
+			err = c.Attach(filepath.Join("/sys", places[i]))
+		}
+	}
+	return err
+}
+
 // writableRun gives a program that appears as root a /run to write to, with all
 // that the outer one holds. The outer one is read-only and shared.
 func writableRun() error {

@@ -92,6 +92,7 @@ func setUp(c *control, s *Spec) error {
 			}
 			return nil
 		},
+		ownInterfaces,
 		func() error { return bindFiles(s) },
 		func() error { return c.send(&message{Ready: true}) },
 	} {

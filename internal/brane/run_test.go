@@ -244,7 +244,8 @@ echo dir $(pwd)
 echo env $GREETING
 echo v4 $(ip -4 -o addr show eth0 | awk '{print $4}')
 echo v6 $(ip -6 -o addr show eth0 scope global | awk '{print $4}')
-echo link $(cat /sys/class/net/eth0/mtu 2>/dev/null) $(ip -o link show eth0 | grep -o 'link/ether [0-9a-f:]*')
+echo sys $(ls /sys/class/net | tr '\n' ' ') $(cat /sys/class/net/eth0/address)
+echo link $(cat /sys/class/net/eth0/mtu) $(ip -o link show eth0 | grep -o 'link/ether [0-9a-f:]*')
 ip route; ip -6 route show default
 echo tentative $(ip -6 addr show tentative scope global | wc -l)
 ping -c1 -w2 127.0.0.1 >/dev/null && echo ping works
@@ -297,7 +298,8 @@ func testInside(t *testing.T, asRoot bool, kind string) {
 		"CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n",
 		"fds 0 1 2 3\n", // 3 is of ls
 		"limit 333\n", "dir /usr/lib\n", "env hello\n",
-		"v4 192.168.122.7/24\n", "v6 fd00:122::7/64\n", "link/ether 02:00:00:00:00:01",
+		"v4 192.168.122.7/24\n", "v6 fd00:122::7/64\n", "link 1400 link/ether 02:00:00:00:00:01",
+		"sys eth0 lo 02:00:00:00:00:01\n",
 		"default via 192.168.122.1 dev eth0", "default via fd00:122::1 dev eth0",
 		"tentative 0\n", "ping works\n", "\n0\nstdin typed\n", "own brane own\n", "run " + writable + "\n",
 	} {

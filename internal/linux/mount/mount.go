@@ -52,18 +52,40 @@ type Options struct {
 // Memory makes an empty file system in memory. nosuid and nodev are set.
 func Memory(o Options) (*Tree, error) {
 	const op = "make a file system in memory"
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if o.Mode == "" {
+		o.Mode = "0755"
+	}
+	params := [][2]string{{"source", "brane"}, {"mode", o.Mode}}
+	if o.Size != "" {
+		params = append(params, [2]string{"size", o.Size})
+	}
+	if o.Inodes != "" {
+		params = append(params, [2]string{"nr_inodes", o.Inodes})
+	}
+	return create(op, "tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, params)
+}
+
+// Sys makes a sysfs that shows the interfaces of the caller's network
+// namespace. The kernel allows it only where the present one is whole, and read-only
+// where that is; else the error is of kind Denied.
+func Sys() (*Tree, error) {
+	const op = "make a sysfs"
+	attr := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	t, err := create(op, "sysfs", attr, nil)
+	if fault.KindOf(err) == fault.Denied {
+		return create(op, "sysfs", attr|unix.MOUNT_ATTR_RDONLY, nil)
+	}
+	return t, err
+}
+
+// create makes a file system and a mount of it.
+func create(op, kind string, attr int, params [][2]string) (*Tree, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, problem(op, "", err)
 	}
 	defer unix.Close(fs)
-	if o.Mode == "" {
-		o.Mode = "0755"
-	}
-	for _, p := range [][2]string{{"source", "brane"}, {"mode", o.Mode}, {"size", o.Size}, {"nr_inodes", o.Inodes}} {
-		if p[1] == "" {
-			continue
-		}
+	for _, p := range params {
 		if err := unix.FsconfigSetString(fs, p[0], p[1]); err != nil {
 			return nil, problem(op, p[0]+"="+p[1], err)
 		}
@@ -71,11 +93,11 @@ func Memory(o Options) (*Tree, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, problem(op, "", err)
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
 		return nil, problem(op, "", err)
 	}
-	return &Tree{fd, "memory"}, nil
+	return &Tree{fd, kind}, nil
 }
 
 // ReadOnly forbids writing to the tree's root mount. Namespaces of less
