@@ -72,8 +72,10 @@ func TestFindings(t *testing.T) {
 		"Ubuntu's restriction": {"user-namespaces", func(f *Facts) {
 			f.UserNamespaces, f.AppArmorRestricts = no("operation not permitted"), "1"
 		}, Failed, "apparmor_restrict", "userns,"},
-		"refused by something else": {"user-namespaces", func(f *Facts) { f.UserNamespaces = no("operation not permitted") },
-			Failed, "not permitted", "administrator"},
+		"refused by something else": {
+			"user-namespaces", func(f *Facts) { f.UserNamespaces = no("operation not permitted") },
+			Failed, "not permitted", "administrator",
+		},
 		"as root it is not blocking": {"user-namespaces", func(f *Facts) {
 			f.Root, f.UserNamespaces = true, no("operation not permitted")
 		}, Limited, "not permitted", ""},

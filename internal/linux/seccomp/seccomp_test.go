@@ -88,9 +88,13 @@ func TestOtherArchitecturesAreKilled(t *testing.T) {
 		arch, nr uint32
 		want     Action
 	}{
-		{auditArch, 1, Allow}, {auditArch, 2, Allow},
-		{unix.AUDIT_ARCH_I386, 1, Kill}, {0, 1, Kill},
-		{auditArch, x32Bit, Kill}, {auditArch, x32Bit | 1, Kill}, {auditArch, 0xffffffff, Kill},
+		{auditArch, 1, Allow},
+		{auditArch, 2, Allow},
+		{unix.AUDIT_ARCH_I386, 1, Kill},
+		{0, 1, Kill},
+		{auditArch, x32Bit, Kill},
+		{auditArch, x32Bit | 1, Kill},
+		{auditArch, 0xffffffff, Kill},
 	} {
 		if got := run(t, p, c.arch, c.nr, [6]uint64{}); got != c.want {
 			t.Errorf("architecture %#x, call %#x: %#x, want %#x", c.arch, c.nr, got, c.want)
