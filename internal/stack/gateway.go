@@ -67,6 +67,8 @@ type Gateway struct {
 	closed     atomic.Bool
 	done       chan struct{}  // closed by Close
 	work       sync.WaitGroup // every goroutine of the gateway
+	tasks      chan func()    // for those that are idle
+	idle       atomic.Int32
 }
 
 // New starts a gateway. out sends a frame, virtio-net header first, into the
@@ -82,7 +84,7 @@ func New(cfg Config, out func(buf []byte), log *slog.Logger) (*Gateway, error) {
 	}
 	g := &Gateway{
 		log: log, out: out, egress: newFairQueue[frame.MAC, []byte](egressMax, egressPerMAC),
-		relays: make(map[*relay]struct{}), handshakes: make(map[*waiter.Queue]struct{}), dials: make(map[*os.File]struct{}), done: make(chan struct{}),
+		relays: make(map[*relay]struct{}), handshakes: make(map[*waiter.Queue]struct{}), dials: make(map[*os.File]struct{}), done: make(chan struct{}), tasks: make(chan func()),
 		services:  make(map[uint16]*udpService),
 		listeners: make(map[uint16]*tcpService), forwards: make(map[uint64]forward),
 	}
@@ -196,19 +198,46 @@ func (g *Gateway) Update(cfg Config) error {
 	return nil
 }
 
+// maxIdle is how many goroutines wait for the next task: their stacks have
+// grown to what a connection needs, which saves its copying.
+const maxIdle = 64
+
 // begin runs f in a goroutine of the gateway; false when it is closing.
 func (g *Gateway) begin(f func()) bool {
+	select {
+	case g.tasks <- f: // nobody waits for tasks when done is closed, or not for long
+		return true
+	default:
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {
 		return false
 	}
 	g.work.Add(1)
-	go func() {
-		defer g.work.Done()
-		f()
-	}()
+	go g.worker(f)
 	return true
+}
+
+// worker runs f, and then tasks until there are enough others or the gateway closes.
+func (g *Gateway) worker(f func()) {
+	defer g.work.Done()
+	for {
+		f()
+		f = nil
+		if g.idle.Add(1) > maxIdle {
+			g.idle.Add(-1)
+			return
+		}
+		select {
+		case f = <-g.tasks:
+		case <-g.done:
+		}
+		g.idle.Add(-1)
+		if f == nil {
+			return
+		}
+	}
 }
 
 // Close ends everything the gateway holds, host sockets and listeners handed to

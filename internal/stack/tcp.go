@@ -52,7 +52,11 @@ func (g *Gateway) tuneTCP() tcpip.Error {
 // the gateway's to complete.
 func (g *Gateway) handleTCP() {
 	const inFlight = 1 << 16 // our own limits are lower, and answer
-	f := tcp.NewForwarder(g.stack, tcpBuffer, inFlight, g.accept)
+	f := tcp.NewForwarder(g.stack, tcpBuffer, inFlight, func(r *tcp.ForwarderRequest) {
+		if !g.begin(func() { g.accept(r) }) {
+			r.Complete(true)
+		}
+	})
 	g.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		const kind = header.TCPFlagSyn | header.TCPFlagAck | header.TCPFlagFin | header.TCPFlagRst
 		if header.TCP(pkt.TransportHeader().Slice()).Flags()&kind != header.TCPFlagSyn {
@@ -68,11 +72,6 @@ func (g *Gateway) accept(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	src := fromAddress(id.RemoteAddress)
 	dst := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if !g.enter() {
-		r.Complete(true)
-		return
-	}
-	defer g.work.Done()
 	pol := g.policy.Load()
 	to, d := pol.admit(src, dst)
 	if d != allowed {
@@ -121,16 +120,6 @@ func (g *Gateway) admitConn(pol *policy, guest netip.Addr) bool {
 	}
 	g.count.limited.Add(1)
 	return false
-}
-
-// enter adds the caller to the goroutines that Close waits for, unless it is closing.
-func (g *Gateway) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.closing {
-		g.work.Add(1)
-	}
-	return !g.closing
 }
 
 // dial opens a connection to the outside. What listens on the host's loopback
@@ -207,8 +196,10 @@ func (rl *relay) tune(pol *policy) {
 	rl.sendBuf = rl.g.sendBuf.takePart(rl.source, tcpBuffer, tcpBufferMin, l.BuffersPerSource, l.Buffers)
 	rl.recvBuf = rl.g.recvBuf.takePart(rl.source, tcpBuffer, tcpBufferMin, l.BuffersPerSource, l.Buffers)
 	o := rl.ep.SocketOptions()
-	o.SetSendBufferSize(int64(rl.sendBuf), true)
-	o.SetReceiveBufferSize(int64(rl.recvBuf), true)
+	o.SetSendBufferSize(int64(rl.sendBuf), true) // also ends its tuning
+	if rl.recvBuf != tcpBuffer {
+		o.SetReceiveBufferSize(int64(rl.recvBuf), true)
+	}
 	o.SetDelayOption(false)
 	o.SetKeepAlive(true)
 	idle, every := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveEvery)
