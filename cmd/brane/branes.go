@@ -163,7 +163,11 @@ func (a *app) idCommand() *cobra.Command {
 					fmt.Fprintf(w, "outside\tuid %d\n", id.UID)
 					return
 				}
-				fmt.Fprintf(w, "brane\t%s\nnetwork\t%s\n", id.Brane, id.Network)
+				if id.Brane == "" { // before Linux 6.5 the process cannot be asked
+					fmt.Fprintln(w, "inside\ta network namespace that is not the daemon's")
+					return
+				}
+				fmt.Fprintf(w, "inside\tbrane %s of network %s\n", id.Brane, id.Network)
 			})
 		},
 	}

@@ -19,6 +19,7 @@ import (
 
 	"brane/client"
 	"brane/internal/broker"
+	"brane/internal/config"
 	"brane/internal/fault"
 	"brane/internal/linux/netlink"
 	"brane/internal/linux/unixmsg"
@@ -72,6 +73,8 @@ type daemon struct {
 	events *server.Events
 	stop   context.CancelFunc
 
+	subnets []netip.Prefix // for the built-in network
+
 	mu   sync.Mutex
 	host network.Host
 }
@@ -79,8 +82,12 @@ type daemon struct {
 func (a *app) daemon(ctx context.Context, o daemonOptions) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	log := slog.New(slog.NewTextHandler(a.err, nil)).With("process", "daemon")
-	d := &daemon{log: log, dir: a.dir(), stop: stop, events: server.NewEvents()}
+	conf, err := config.LoadDaemon(configPath())
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: conf.Log})).With("process", "daemon")
+	d := &daemon{log: log, dir: a.dir(), stop: stop, events: server.NewEvents(), subnets: conf.Subnets}
 	if err := os.MkdirAll(client.StateDir(), 0o700); err != nil {
 		return fault.New(fault.Denied, "make state directory", client.StateDir(), "%v", err)
 	}
@@ -89,13 +96,24 @@ func (a *app) daemon(ctx context.Context, o daemonOptions) error {
 			return err
 		}
 	}
-	var err error
 	if d.store, err = store.Open(filepath.Join(client.StateDir(), "store.db")); err != nil {
 		return err
 	}
 	defer func() { _ = d.store.Close() }()
 	d.build()
 	return d.run(ctx, o)
+}
+
+// configPath is where the daemon's own configuration may be.
+func configPath() string {
+	if os.Geteuid() == 0 {
+		return "/etc/brane/brane.yaml"
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "brane", "brane.yaml")
 }
 
 // takeOver asks the running daemon to end and waits until its store is free.
@@ -122,7 +140,7 @@ func takeOver(ctx context.Context, dir string) error {
 
 // build makes the parts and ties them together.
 func (d *daemon) build() {
-	d.svc = &network.Service{Store: d.store, Now: time.Now, Host: d.hostSubnets}
+	d.svc = &network.Service{Store: d.store, Now: time.Now, Host: d.hostSubnets, Subnets: d.subnets}
 	d.worker = worker.NewHandle(worker.Owner{
 		Ready: func() { d.ctl.Kick() },
 		Gone: func() {

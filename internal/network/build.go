@@ -151,7 +151,7 @@ func (s *State) gateway(rec Record, host Host) *plan.Gateway {
 		g.Addrs = append(g.Addrs, n.Gateway)
 		g.RA = g.RA || n.Gateway.Addr().Is6()
 		if n.DHCP && n.Gateway.Addr().Is4() {
-			g.DHCP4 = &plan.DHCP4{Lease: n.leaseTime()}
+			g.DHCP4 = &plan.DHCP4{Lease: n.leaseTime(), Gateway: n.Gateway}
 		}
 	}
 	for _, p := range s.portsUnder(def.Name) {

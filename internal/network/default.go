@@ -51,7 +51,11 @@ func (v *Service) EnsureDefault() (store.Revision, error) {
 			}
 			return v.start(s, t, rec)
 		}
-		for _, sub := range DefaultSubnets() {
+		list := v.Subnets
+		if len(list) == 0 {
+			list = DefaultSubnets()
+		}
+		for _, sub := range list {
 			def := Default(sub)
 			if v.fits(s, &def) != nil {
 				continue

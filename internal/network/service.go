@@ -21,6 +21,8 @@ type Service struct {
 	Now func() time.Time
 	// Host are the subnets that the machine itself is in.
 	Host func() []netip.Prefix
+	// Subnets are tried in order for the built-in network; DefaultSubnets when empty.
+	Subnets []netip.Prefix
 }
 
 // attempts bounds the retries of one operation under contention.
