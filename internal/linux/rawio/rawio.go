@@ -22,6 +22,9 @@ func Read(fd int, b []byte) (int, syscall.Errno) {
 	iov := unix.Iovec{Base: &b[0]}
 	iov.SetLen(len(b))
 	n, _, e := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(&iov)), 1, current, current, unix.RWF_NOWAIT)
+	if e == unix.EOPNOTSUPP {
+		return old(unix.SYS_READ, fd, b)
+	}
 	return int(n), e
 }
 
@@ -30,6 +33,21 @@ func Write(fd int, b []byte) (int, syscall.Errno) {
 	iov := unix.Iovec{Base: &b[0]}
 	iov.SetLen(len(b))
 	n, _, e := unix.RawSyscall6(unix.SYS_PWRITEV2, uintptr(fd), uintptr(unsafe.Pointer(&iov)), 1, current, current, unix.RWF_NOWAIT)
+	if e == unix.EOPNOTSUPP {
+		return old(unix.SYS_WRITE, fd, b)
+	}
+	return int(n), e
+}
+
+// old reads or writes where a TAP does not know RWF_NOWAIT (Linux 6.1). O_NONBLOCK
+// is set anew for each call, since a client with the same open file may have
+// cleared it; one that does so between the two calls makes its owner's worker
+// wait, and nobody else's.
+func old(nr uintptr, fd int, b []byte) (int, syscall.Errno) {
+	if _, _, e := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK); e != 0 {
+		return -1, e
+	}
+	n, _, e := unix.RawSyscall(nr, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 	return int(n), e
 }
 

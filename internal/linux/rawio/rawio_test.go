@@ -2,6 +2,7 @@ package rawio
 
 import (
 	"bytes"
+	"golang.org/x/sys/unix"
 	"syscall"
 	"testing"
 )
@@ -76,5 +77,26 @@ func TestNoAllocation(t *testing.T) {
 	out, in := make([]byte, 64), make([]byte, 64)
 	if n := testing.AllocsPerRun(100, func() { Send(a, out); Recv(b, in); Recv(b, in) }); n != 0 {
 		t.Fatalf("%v allocations", n)
+	}
+}
+
+// TestOld: what stands in for RWF_NOWAIT on older kernels does not wait either,
+// on a file whose O_NONBLOCK somebody cleared.
+func TestOld(t *testing.T) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	b := make([]byte, 8)
+	if _, e := old(unix.SYS_READ, p[0], b); e != unix.EAGAIN {
+		t.Errorf("reading an empty pipe: %v", e)
+	}
+	if n, e := old(unix.SYS_WRITE, p[1], []byte("frame")); n != 5 || e != 0 {
+		t.Errorf("writing: %d %v", n, e)
+	}
+	if n, e := old(unix.SYS_READ, p[0], b); n != 5 || e != 0 || string(b[:5]) != "frame" {
+		t.Errorf("reading: %d %v %q", n, e, b)
 	}
 }
