@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -314,49 +315,48 @@ func reuse(dir string) error {
 	if err != nil {
 		return err
 	}
-	return reuseOnce(d)
+	for range 20 {
+		if again, err := reuseOnce(d); err != nil || again {
+			return err
+		}
+	}
+	return errors.New("no number came again")
 }
 
 // reuseOnce lets a process connect, leave and be followed by another with the
-// same number.
-func reuseOnce(d *door) error {
+// same number. It reports false when a thread of this process took the number.
+func reuseOnce(d *door) (bool, error) {
 	c, cmd, stop, err := d.visit("connect-and-leave", nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.Close()
 	defer stop()
 	old := cmd.Process.Pid
 	if err := waitFor(old); err != nil {
-		return err
+		return false, err
 	}
-	for range 100 {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(old-1)), 0o644); err != nil {
-			return err
-		}
-		next := exec.Command("/proc/self/exe", "hold", "-")
-		in, err := next.StdinPipe()
-		if err != nil {
-			return err
-		}
-		if err := next.Start(); err != nil {
-			return err
-		}
-		again := next.Process.Pid == old
-		p, err := Of(c)
-		_ = in.Close()
-		_ = next.Wait()
-		if err != nil {
-			return err
-		}
-		if again {
-			if p.Certain || !p.Inside {
-				return fmt.Errorf("the new owner of number %d was taken for the old: %+v", old, p)
-			}
-			return nil
-		}
+	if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(old-1)), 0o644); err != nil {
+		return false, err
 	}
-	return fmt.Errorf("number %d never came again", old)
+	next := exec.Command("/proc/self/exe", "hold", "-")
+	in, err := next.StdinPipe()
+	if err != nil {
+		return false, err
+	}
+	if err := next.Start(); err != nil {
+		return false, err
+	}
+	p, err := Of(c)
+	_ = in.Close()
+	_ = next.Wait()
+	if err != nil || next.Process.Pid != old {
+		return false, err
+	}
+	if p.Certain || !p.Inside {
+		return true, fmt.Errorf("the new owner of number %d was taken for the old: %+v", old, p)
+	}
+	return true, nil
 }
 
 // waitFor reaps a process.

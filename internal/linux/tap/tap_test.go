@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,13 +99,15 @@ func TestFramesCarryTheHeader(t *testing.T) {
 	if err != nil || !bytes.Equal(got[:n], eth) {
 		t.Errorf("into the interface: %x, %v", got[:n], err)
 	}
-	if _, err := unix.Write(s, eth); err != nil {
-		t.Fatal(err)
-	}
 	poll := []unix.PollFd{{Fd: int32(d.FD), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(poll, 5000); err != nil && !errors.Is(err, unix.EINTR) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		// The kernel starts the queue of a new interface a little after it is up,
+		// and drops what comes before.
+		if _, err := unix.Write(s, eth); err != nil {
 			t.Fatal(err)
+		}
+		if ready, err := unix.Poll(poll, 100); ready == 0 || errors.Is(err, unix.EINTR) {
+			continue
 		}
 		n, err := unix.Read(d.FD, got)
 		if err != nil {
@@ -114,6 +117,7 @@ func TestFramesCarryTheHeader(t *testing.T) {
 			return // others are the host's own, such as its ICMPv6
 		}
 	}
+	t.Error("the frame did not come out")
 }
 
 func TestVerify(t *testing.T) {
