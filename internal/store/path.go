@@ -22,9 +22,9 @@ func checkPrefix(path string) error {
 	case path == "/":
 		return nil
 	case len(path) > MaxPath:
-		return fault.New(fault.Limit, "check path", path[:32]+"...", "%d bytes, at most %d are allowed", len(path), MaxPath)
+		return fault.New(fault.Limit, "check path", quoted(path[:32])+"...", "%d bytes, at most %d are allowed", len(path), MaxPath)
 	case path == "" || path[0] != '/':
-		return fault.New(fault.Invalid, "check path", path, "a path begins with a slash")
+		return fault.New(fault.Invalid, "check path", quoted(path), "a path begins with a slash")
 	}
 	for element := range strings.SplitSeq(path[1:], "/") {
 		if why := checkElement(element); why != "" {

@@ -4,23 +4,22 @@ import (
 	"path/filepath"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"brane/internal/store"
 	"brane/internal/store/storetest"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
+const tester = store.Principal("uid:1000")
 
 func TestMemory(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store { return store.NewMemory() })
 }
 
 func TestDisk(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return open(t, filepath.Join(t.TempDir(), "store")) })
+	storetest.Run(t, func(t *testing.T) store.Store { return open(t, fresh(t)) })
 }
+
+// fresh names a store that is not there yet.
+func fresh(t testing.TB) string { return filepath.Join(t.TempDir(), "store") }
 
 // open opens the store at path or ends the test; the test closes it.
 func open(t testing.TB, path string) store.Store {
@@ -31,4 +30,15 @@ func open(t testing.TB, path string) store.Store {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+func put(path, value string) store.Op { return store.Op{Path: path, Value: []byte(value)} }
+
+func apply(t testing.TB, s store.Store, ops ...store.Op) store.Revision {
+	t.Helper()
+	rev, err := s.Apply(store.Txn{By: tester, Do: ops})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
 }
