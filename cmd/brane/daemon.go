@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -75,8 +74,12 @@ type daemon struct {
 
 	subnets []netip.Prefix // for the built-in network
 
-	mu   sync.Mutex
-	host network.Host
+	given map[string]int // listening sockets of the daemon that this one replaces
+
+	mu        sync.Mutex
+	host      network.Host
+	listeners []door
+	leaving   bool // the doors belong to the next daemon now
 }
 
 func (a *app) daemon(ctx context.Context, o daemonOptions) error {
@@ -92,7 +95,7 @@ func (a *app) daemon(ctx context.Context, o daemonOptions) error {
 		return fault.New(fault.Denied, "make state directory", client.StateDir(), "%v", err)
 	}
 	if o.replace {
-		if err := takeOver(ctx, d.dir); err != nil {
+		if err := d.takeOver(ctx); err != nil {
 			return err
 		}
 	}
@@ -116,9 +119,10 @@ func configPath() string {
 	return filepath.Join(dir, "brane", "brane.yaml")
 }
 
-// takeOver asks the running daemon to end and waits until its store is free.
-func takeOver(ctx context.Context, dir string) error {
-	c := client.New(dir)
+// takeOver gets the doors of the running daemon, if there is one, and waits
+// until its store is free.
+func (d *daemon) takeOver(ctx context.Context) error {
+	c := client.New(d.dir)
 	defer c.Close()
 	old, err := c.Daemon(ctx)
 	if fault.KindOf(err) == fault.Unavailable {
@@ -127,15 +131,81 @@ func takeOver(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Stop(ctx); err != nil {
+	got, err := c.Open(ctx, client.OpenRequest{Op: "replace"})
+	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd", old.PID)); err != nil {
+	d.given = map[string]int{}
+	for i, name := range got.Reply.Files {
+		if i < len(got.Files) {
+			d.given[name] = got.Files[i]
+		}
+	}
+	_ = got.Close()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		// An ended process that nobody has waited for yet has no descriptors.
+		if _, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", old.PID)); err != nil {
+			return nil
+		}
+		if list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", old.PID)); len(list) == 0 {
 			return nil
 		}
 	}
-	return fault.New(fault.Busy, "replace daemon", dir, "the running daemon (pid %d) does not end", old.PID)
+	return fault.New(fault.Busy, "replace daemon", d.dir, "the running daemon (pid %d) does not end", old.PID)
+}
+
+// listen opens one of the doors, or takes the one that was handed over.
+func (d *daemon) listen(name string, kind int) (*unixmsg.Listener, error) {
+	path := filepath.Join(d.dir, name)
+	var l *unixmsg.Listener
+	var err error
+	if fd, ok := d.given[name]; ok {
+		l, err = unixmsg.Adopt(fd, path)
+	} else {
+		l, err = unixmsg.Listen(kind, path, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.listeners = append(d.listeners, door{name, l})
+	return l, nil
+}
+
+// door is a listening socket by the name of its file.
+type door struct {
+	name string
+	*unixmsg.Listener
+}
+
+// handover gives the doors away; they keep their names when this daemon ends.
+func (d *daemon) handover() (names []string, fds []int, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.listeners {
+		fd, err := unixmsg.DupFD(l.Listener)
+		if err != nil {
+			unixmsg.CloseFDs(fds)
+			return nil, nil, err
+		}
+		names, fds = append(names, l.name), append(fds, fd)
+	}
+	d.leaving = true
+	return names, fds, nil
+}
+
+// shut closes the doors.
+func (d *daemon) shut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.listeners {
+		if d.leaving {
+			_ = l.Leave()
+		} else {
+			_ = l.Close()
+		}
+	}
 }
 
 // build makes the parts and ties them together.
@@ -156,7 +226,7 @@ func (d *daemon) build() {
 	d.set = publish.New(d.ctl, d.worker, d.log)
 	d.doors = &server.Server{
 		Service: d.svc, Controller: d.ctl, Worker: d.worker, Broker: d.broker, Listeners: d.set, Events: d.events,
-		Log: d.log, Release: release, UID: uint32(os.Getuid()), Shutdown: d.stop,
+		Log: d.log, Release: release, UID: uint32(os.Getuid()), Shutdown: d.stop, Handover: d.handover,
 	}
 }
 
@@ -166,22 +236,20 @@ func (d *daemon) run(ctx context.Context, o daemonOptions) error {
 	if err := d.recover(); err != nil {
 		return err
 	}
-	api, err := unixmsg.Listen(syscall.SOCK_STREAM, filepath.Join(d.dir, "api.sock"), 0o600)
+	api, err := d.listen("api.sock", syscall.SOCK_STREAM)
 	if err != nil {
 		return err
 	}
-	dev, err := unixmsg.Listen(syscall.SOCK_SEQPACKET, filepath.Join(d.dir, "device.sock"), 0o600)
+	dev, err := d.listen("device.sock", syscall.SOCK_SEQPACKET)
 	if err != nil {
 		return err
 	}
-	self, err := unixmsg.Listen(syscall.SOCK_STREAM, filepath.Join(d.dir, "inside", "self.sock"), 0o600)
+	self, err := d.listen("inside/self.sock", syscall.SOCK_STREAM)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, l := range []net.Listener{api, dev, self} {
-		context.AfterFunc(ctx, func() { _ = l.Close() })
-	}
+	context.AfterFunc(ctx, d.shut)
 	g.Go(func() error { return d.broker.Run(ctx) })
 	g.Go(func() error { return d.ctl.Run(ctx) })
 	g.Go(func() error { return d.worker.Run(ctx) })

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -119,6 +121,20 @@ func who(r *http.Request) store.Principal {
 	return store.Principal("uid:" + strconv.FormatUint(uint64(p.UID), 10))
 }
 
+// decode reads one JSON value and nothing after it. What it does not know it
+// refuses: a misspelt filter must not open what it was to close.
+func decode(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows the value")
+	}
+	return nil
+}
+
 func (s *Server) getDaemon(*http.Request) (any, error) {
 	return client.Daemon{
 		Version: client.Version, Release: s.Release, PID: os.Getpid(), Worker: s.Worker.PID(), Broker: s.Broker.PID(),
@@ -148,7 +164,7 @@ func (s *Server) defineNetwork(r *http.Request) (any, error) {
 		for _, w := range warn {
 			warnings = append(warnings, w.String())
 		}
-	} else if err := json.Unmarshal(body, &def); err != nil {
+	} else if err := decode(bytes.NewReader(body), &def); err != nil {
 		return nil, fault.New(fault.Invalid, "define network", q.Get("file"), "the definition cannot be read: %v", err)
 	}
 	change := s.Service.Define
@@ -193,7 +209,7 @@ func showNetwork(st *network.State, rec network.Record) (client.Network, error) 
 	n := client.Network{
 		Name: d.Name, Definition: raw, XML: string(xml), Running: rec.Started, Persistent: rec.Persistent,
 		Autostart: rec.Autostart, Trouble: rec.Trouble, Forward: string(d.Forward), Uplink: d.Uplink,
-		Ports: len(st.PortsOf(d.Name)),
+		Ports: len(st.PortsOf(d.Name)), Subnets: []netip.Prefix{},
 	}
 	for _, sub := range d.Subnets {
 		n.Subnets = append(n.Subnets, sub.Gateway)

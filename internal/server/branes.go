@@ -45,7 +45,7 @@ func rules(send, receive []string, allow []uint16) (network.Rules, error) {
 
 func (s *Server) createBrane(r *http.Request) (any, error) {
 	var in client.BraneRequest
-	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+	if err := decode(r.Body, &in); err != nil {
 		return nil, fault.New(fault.Invalid, "create brane", "", "the request cannot be read: %v", err)
 	}
 	if in.Network == "" {
@@ -120,7 +120,7 @@ func showBrane(b network.Brane) client.Brane {
 	out := client.Brane{
 		Name: b.Name, Network: b.Network, State: "created", MAC: b.MAC.String(), Owner: string(b.Owner),
 		Command: b.Command, PID: b.PID, Created: b.Created, Send: b.Rules.Send, Receive: b.Rules.Receive,
-		AllowHost: b.Rules.AllowHost, NoAddress: b.NoAddress,
+		AllowHost: b.Rules.AllowHost, NoAddress: b.NoAddress, Addresses: []netip.Prefix{}, Gateways: []netip.Addr{},
 	}
 	for _, p := range b.Publish {
 		out.Publish = append(out.Publish, client.Publish{Host: p.Host, Port: p.Port, Proto: p.Proto})
@@ -131,7 +131,8 @@ func showBrane(b network.Brane) client.Brane {
 // complete adds what is known of the brane's network and ports.
 func complete(st *network.State, out *client.Brane, b network.Brane) {
 	if root, ok := st.Root(b.Network); ok {
-		out.Addresses = prefixes(b.Addrs, root.Definition.Subnets)
+		d := root.Definition
+		out.Addresses, out.Gateways, out.Domain = prefixes(b.Addrs, d.Subnets), d.Gateways(), d.DomainName()
 	}
 	for _, p := range st.Ports {
 		if p.Brane == b.Name {

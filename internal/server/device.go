@@ -81,8 +81,10 @@ func (s *Server) device(c *net.UnixConn) {
 		err = s.namespaces(ctx, sock)
 	case "veth":
 		err = s.veth(ctx, sock, r, m)
+	case "replace":
+		err = s.replace(ctx, sock)
 	default:
-		err = fault.New(fault.Invalid, "open device", "", "op is open, namespaces or veth, not %q", r.Op)
+		err = fault.New(fault.Invalid, "open device", "", "op is open, namespaces, veth or replace, not %q", r.Op)
 	}
 	if err != nil {
 		refuse(ctx, sock, err)
@@ -358,6 +360,20 @@ func (s *Server) namespaces(ctx context.Context, sock *unixmsg.Socket) error {
 	}
 	answer(ctx, sock, out, fds)
 	return sock.Close()
+}
+
+// replace gives the doors to another daemon and ends this one. Who knocks in
+// between waits in the sockets' queues.
+func (s *Server) replace(ctx context.Context, sock *unixmsg.Socket) error {
+	names, fds, err := s.Handover()
+	if err != nil {
+		return err
+	}
+	answer(ctx, sock, client.OpenReply{Files: names}, fds)
+	unixmsg.CloseFDs(fds)
+	_ = sock.Close()
+	s.Shutdown()
+	return nil
 }
 
 // veth makes the pair that stands in for a TAP where none may be opened.

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -62,17 +63,26 @@ func (v *Events) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		case e, ok := <-c:
 			if !ok {
-				_, _ = fmt.Fprint(w, "event: overflow\ndata: {\"kind\":\"overflow\"}\n\n")
+				_ = write(w, "overflow", client.Event{Time: time.Now().UTC(), Kind: "overflow", Action: "overflow"})
 				return
 			}
-			b, err := json.Marshal(e)
-			if err != nil {
-				return
-			}
-			if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil {
+			if err := write(w, "", e); err != nil {
 				return
 			}
 			f.Flush()
 		}
 	}
+}
+
+// write sends one server-sent event; the name is left out where it is none.
+func write(w io.Writer, name string, e client.Event) error {
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		name = "event: " + name + "\n"
+	}
+	_, err = fmt.Fprintf(w, "%sdata: %s\n\n", name, b)
+	return err
 }

@@ -67,6 +67,9 @@ type Server struct {
 	Release    string
 	UID        uint32 // whose daemon it is
 	Shutdown   func() // ends the daemon
+	// Handover gives copies of the listening sockets, by name, to the daemon that
+	// takes this one's place; this one leaves their names alone when it ends.
+	Handover func() (names []string, fds []int, err error)
 
 	mu    sync.Mutex
 	lives map[plan.PortID]*life

@@ -330,6 +330,9 @@ for line in sys.stdin:
 		}
 		before := w.pid("daemon")
 		w.background("daemon", "--replace")
+		for range 20 { // whoever knocks meanwhile waits and is not turned away
+			w.ok("list")
+		}
 		w.until("new daemon", func() bool { r, p := w.run("list"), w.pid("daemon"); return r.code == 0 && p != 0 && p != before })
 		check("daemon replaced")
 	})
