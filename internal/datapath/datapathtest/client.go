@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +30,10 @@ type Client struct {
 	path datapath.Datapath
 	mux  string
 
-	conn   net.Conn // nil for a Local client
+	conn   conn          // nil for a Local client
+	link   string        // the client's interface, if it is behind one
+	sent   atomic.Uint64 // frames, by a client behind an interface
+	base   uint64        // verdicts on the port before this client
 	reader *bufio.Reader
 	sendMu sync.Mutex
 
@@ -38,15 +42,27 @@ type Client struct {
 	came  chan struct{}
 }
 
+// conn is what a client reads and writes.
+type conn interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+}
+
 // Dial makes a client of a kind and attaches it to its port.
 func Dial(t testing.TB, d datapath.Datapath, mux string, id plan.PortID, kind datapath.Kind) *Client {
 	t.Helper()
 	c, e := Pair(t, kind)
-	c.path, c.mux, c.id = d, mux, id
+	c.join(d, mux, id)
 	if err := d.Attach(mux, id, e); err != nil {
 		t.Fatalf("attach port %d: %v", id, err)
 	}
 	return c
+}
+
+// join says which port the client is going to have.
+func (c *Client) join(d datapath.Datapath, mux string, id plan.PortID) {
+	c.path, c.mux, c.id = d, mux, id
+	c.base = c.verdicts() - c.sent.Load()
 }
 
 // Pair makes a client and the endpoint for a datapath that belongs to it. A
@@ -56,6 +72,9 @@ func Pair(t testing.TB, kind datapath.Kind) (*Client, datapath.Endpoint) {
 	c := &Client{t: t, kind: kind, came: make(chan struct{}, 1)}
 	if kind == datapath.Local {
 		return c, datapath.Endpoint{Kind: kind, FD: -1, Deliver: c.deliver}
+	}
+	if c.isInterface() {
+		return c, c.pairInterface(t)
 	}
 	types := map[datapath.Kind]int{
 		datapath.SeqPacket: syscall.SOCK_SEQPACKET, datapath.SeqVnet: syscall.SOCK_SEQPACKET,
@@ -71,9 +90,11 @@ func Pair(t testing.TB, kind datapath.Kind) (*Client, datapath.Endpoint) {
 	}
 	f := os.NewFile(uintptr(fds[0]), "client")
 	defer f.Close()
-	if c.conn, err = net.FileConn(f); err != nil {
+	socket, err := net.FileConn(f)
+	if err != nil {
 		t.Fatal(err)
 	}
+	c.conn = socket
 	t.Cleanup(func() { _ = c.conn.Close() })
 	if kind == datapath.Stream {
 		c.reader = bufio.NewReaderSize(c.conn, 1<<17)
@@ -92,7 +113,9 @@ func (c *Client) deliver(b []byte) {
 }
 
 // HasHeader says whether frames of the client come with a virtio-net header.
-func (c *Client) HasHeader() bool { return c.kind == datapath.Local || c.kind == datapath.SeqVnet }
+func (c *Client) HasHeader() bool {
+	return c.kind == datapath.Local || c.kind == datapath.SeqVnet || c.isInterface()
+}
 
 // Send puts in an Ethernet frame with header v, which a client without headers
 // leaves out. It may be called by several goroutines.
@@ -120,6 +143,8 @@ func (c *Client) send(b []byte) (err error) {
 		c.path.Send(c.mux, c.id, b)
 	case datapath.SeqVnet:
 		_, err = c.conn.Write(b)
+	case datapath.TAP, datapath.Packet:
+		return c.sendInterface(b)
 	case datapath.Stream:
 		b = b[min(len(b), frame.VnetLen):]
 		out := append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
@@ -154,14 +179,28 @@ func (c *Client) TryRecv(wait time.Duration) (v frame.Vnet, b []byte, err error)
 		_ = c.conn.SetReadDeadline(time.Now().Add(wait))
 		b = make([]byte, 1<<17)
 		var n int
-		if n, err = c.conn.Read(b); err == nil && n == 0 {
+		at := 0
+		if c.isInterface() {
+			at = frame.VnetLen - frame.VnetLegacyLen
+		}
+		if n, err = c.conn.Read(b[at:]); err == nil && n == 0 {
 			err = io.EOF
+		}
+		if at > 0 {
+			copy(b, b[at:frame.VnetLen])
+			clear(b[frame.VnetLegacyLen:frame.VnetLen])
+			n += at
 		}
 		b = b[:n]
 	}
 	if err == nil && c.HasHeader() {
 		v, _ = frame.ParseVnet(b)
 		b = b[frame.VnetLen:]
+	}
+	if err == nil && c.isInterface() { // the kernel's own form of the same header
+		var p frame.Packet
+		p.Parse(b)
+		v, _ = v.Check(&p)
 	}
 	return v, b, err
 }
@@ -199,5 +238,13 @@ func (c *Client) nextOfStream(wait time.Duration) []byte {
 	return b
 }
 
-// Conn is the client's socket, nil for a Local client.
-func (c *Client) Conn() net.Conn { return c.conn }
+// Write writes bytes to the client's socket as they are.
+func (c *Client) Write(b []byte) (int, error) { return c.conn.Write(b) }
+
+// Leave ends a client that is not Local.
+func (c *Client) Leave() {
+	if c.isInterface() {
+		c.unlink()
+	}
+	_ = c.conn.Close()
+}

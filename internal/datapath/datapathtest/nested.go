@@ -17,7 +17,6 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	plug.Learn = 8
 	upper := Lan(Interface(1, 1), plug, Uplink(3))
 	w := NewWorld(t, open, kind, upper)
-	w.Clients[2].leave()
 	delete(w.Clients, 2)
 	upper = Lan(upper.Ports[0], upper.Ports[2]) // port 2 ends: another takes its place
 	w.Apply(upper)
@@ -82,13 +81,6 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	}
 	if r := send(w.Clients[1], Name, UDP(1, 21)); r != verdict.Closed {
 		t.Errorf("to a mux that is gone: %v", r)
-	}
-}
-
-// leave ends a client.
-func (c *Client) leave() {
-	if c.conn != nil {
-		_ = c.conn.Close()
 	}
 }
 

@@ -231,7 +231,7 @@ func testBeforePolicy(t *testing.T, open Open, kind datapath.Kind) {
 		p.Send = []plan.Filter{{Owner: "house", Rule: "tcp port 1"}}
 		p.Receive = p.Send
 		c, e := Pair(t, kind)
-		c.path, c.mux, c.id = w.Path, Name, id
+		c.join(w.Path, Name, id)
 		if c.conn != nil {
 			for range 5 {
 				c.Send(frame.Vnet{}, UDP(3, 2))

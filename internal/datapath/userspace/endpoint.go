@@ -1,7 +1,6 @@
 package userspace
 
 import (
-	"errors"
 	"io"
 	"os"
 	"sync"
@@ -47,7 +46,8 @@ type endpoint struct {
 	lane    lane
 	cause   error // why reading ended; of the port's goroutine
 	ending  atomic.Bool
-	partial struct { // of kind Stream: the start of a frame whose rest has not come
+	broken  atomic.Bool // a write told that the client is gone
+	partial struct {    // of kind Stream: the start of a frame whose rest has not come
 		buf  *buffer
 		have int
 	}
@@ -151,6 +151,12 @@ func (s *Switch) retire(gone []*port) {
 	}
 	s.settle()
 	for _, e := range ends {
+		if e.kind == datapath.TAP {
+			// The last descriptor of a TAP takes the interface down with it, for which
+			// the kernel waits tens of milliseconds: nobody else should.
+			s.running.Go(func() { _ = e.file.Close() })
+			continue
+		}
 		_ = e.file.Close() // wakes its goroutine
 	}
 }
@@ -183,7 +189,7 @@ func (e *endpoint) take(buf *buffer) bool {
 			return true
 		case errno == syscall.EINTR:
 		case errno == syscall.ENETDOWN && e.kind == datapath.Packet:
-			l.work++ // told once each time the interface goes down
+			l.work++ // told once, when the interface goes down: it may come up again
 		case errno != 0:
 			e.cause = errno
 			return false
@@ -294,10 +300,11 @@ func (e *endpoint) outcome(errno syscall.Errno) verdict.Reason {
 		return verdict.TooBig
 	case syscall.EINVAL:
 		return verdict.VnetHeader
-	case syscall.ECONNREFUSED:
-		// The other end of a datagram socket is gone, and reading does not tell.
-		if e.kind == datapath.Dgram {
-			e.s.running.Go(func() { e.s.end(e, errors.New("the peer's socket is closed")) })
+	case syscall.ECONNREFUSED, syscall.ENXIO, syscall.ENODEV:
+		// The other end of a datagram socket, or the interface of a packet socket,
+		// is gone, and reading does not tell.
+		if (e.kind == datapath.Dgram || e.kind == datapath.Packet) && !e.broken.Swap(true) {
+			e.s.running.Go(func() { e.s.end(e, errno) })
 		}
 	}
 	return verdict.Closed

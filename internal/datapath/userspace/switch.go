@@ -76,8 +76,11 @@ type network struct {
 	plan atomic.Pointer[compiled]
 }
 
-// New makes a Switch without muxes.
+// New makes a Switch without muxes. Without a log it says nothing.
 func New(ev datapath.Events, log *slog.Logger) *Switch {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	s := &Switch{events: ev, log: log, start: time.Now(), lanes: map[*lane]struct{}{}}
 	s.muxes.Store(&map[string]*network{})
 	for i := range s.senders {
