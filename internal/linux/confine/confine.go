@@ -29,7 +29,6 @@ package confine
 import (
 	"errors"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -227,10 +226,10 @@ func dropBounding() error {
 func dropCapabilities() error {
 	head := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := new([2]unix.CapUserData)
-	err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(head)), uintptr(unsafe.Pointer(none)), 0)
-	runtime.KeepAlive(head)
-	runtime.KeepAlive(none)
-	return err
+	// Converted in this very call, so that neither is on a stack that moves
+	// (go:uintptrescapes): the kernel writes to the header that it does not like.
+	_, _, e := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(head)), uintptr(unsafe.Pointer(none)), 0)
+	return asError(e)
 }
 
 func noNewPrivs() error {
