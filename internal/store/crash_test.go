@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"brane/internal/fault"
 	"brane/internal/store"
 	"brane/internal/store/storetest"
 )
@@ -23,34 +24,39 @@ const (
 )
 
 // child opens the store and lets its clients apply numbered transactions
-// until it is killed. Each acknowledged one is a line: client, number, revision.
+// until it is killed, or up to the number and with as many clients as its
+// arguments say. Each acknowledged one is a line: client, number, revision. One
+// that fails is tried again a few times.
 func child(path string) int {
 	s, err := store.Open(path)
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
 	}
-	limit := 1 << 30
-	if len(os.Args) > 1 {
+	limit, clients := 1<<30, crashClients
+	if len(os.Args) > 2 {
 		limit, _ = strconv.Atoi(os.Args[1])
+		clients, _ = strconv.Atoi(os.Args[2])
 	}
 	var all sync.WaitGroup
-	for c := range crashClients {
+	for c := range clients {
 		all.Go(func() {
-			last, _ := number(s, fmt.Sprintf("/client/%d/a", c))
-			for n := last + 1; n <= limit; n++ {
-				rev, err := s.Apply(store.Txn{By: tester, Do: crashOps(c, n)})
+			n, _ := number(s, fmt.Sprintf("/client/%d/a", c))
+			for failures := 0; n < limit && failures < 4; {
+				rev, err := s.Apply(store.Txn{By: tester, Do: crashOps(c, n+1)})
 				if err != nil {
-					fmt.Println("error", err)
+					failures++
+					fmt.Println("error", fault.KindOf(err), err)
 					continue
 				}
+				n++
 				_, _ = fmt.Fprintf(os.Stdout, "%d %d %d\n", c, n, rev)
 			}
 		})
 	}
 	all.Wait()
 	if err = s.Close(); err != nil {
-		fmt.Println("error", err)
+		fmt.Println("close", err)
 	}
 	return 0
 }

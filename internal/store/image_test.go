@@ -207,7 +207,7 @@ func FuzzFile(f *testing.F) {
 			image = image[:n]
 		}
 		s, err := store.ReadImage(image)
-		if err != nil {
+		if err != nil || at%16 != 0 { // with bbolt it takes a hundred times longer
 			return
 		}
 		useImage(t, image, s, 1)
