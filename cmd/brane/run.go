@@ -125,8 +125,9 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	// From here on signals are the program's: the runner passes them on.
 	a.stop()
 	status, err := brane.Run(context.WithoutCancel(ctx), outer, a.spec(b, o), h)
+	h.end()
+	_ = c.DeleteBrane(context.WithoutCancel(ctx), b.Name) // and its port, in one step
 	h.close()
-	_ = c.DeleteBrane(context.WithoutCancel(ctx), b.Name)
 	if err != nil && status != 0 {
 		fmt.Fprintln(a.err, "brane:", err)
 		return exitStatus(status)
@@ -225,11 +226,12 @@ type holder struct {
 	req    client.BraneRequest
 	brane  client.Brane
 
-	kind  string
-	fds   []int
-	port  *client.Device
-	ended chan struct{}
-	done  chan struct{}
+	kind   string
+	fds    []int
+	port   *client.Device
+	ended  chan struct{}
+	closed chan struct{}
+	done   chan struct{}
 }
 
 // Attach is called by the runner when the interface inside is there.
@@ -238,7 +240,7 @@ func (h *holder) Attach(ctx context.Context, kind string, fds []int) error {
 	if err := h.open(ctx, h.client); err != nil {
 		return err
 	}
-	h.ended, h.done = make(chan struct{}), make(chan struct{})
+	h.ended, h.closed, h.done = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go h.keep()
 	return nil
 }
@@ -275,7 +277,7 @@ func (h *holder) keep() {
 		port := h.port
 		go func() { port.Wait(); close(gone) }()
 		select {
-		case <-h.ended:
+		case <-h.closed:
 			_ = port.Close()
 			<-gone
 			return
@@ -314,11 +316,18 @@ func (h *holder) again() bool {
 	}
 }
 
-// close ends the port.
+// end says that the program has ended: a port that is lost now is not opened again.
+func (h *holder) end() {
+	if h.ended != nil {
+		close(h.ended)
+	}
+}
+
+// close closes the port, after end.
 func (h *holder) close() {
-	if h.ended == nil {
+	if h.closed == nil {
 		return
 	}
-	close(h.ended)
+	close(h.closed)
 	<-h.done
 }

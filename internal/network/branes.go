@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"brane/internal/fault"
+	"brane/internal/plan"
 	"brane/internal/store"
 )
 
@@ -75,8 +76,8 @@ func (v *Service) CreateBrane(by store.Principal, c Create) (Created, error) {
 			return err
 		}
 		out = Created{
-			Brane: b, MTU: rec.Definition.mtu(), Subnets: root.Definition.Subnets,
-			Gateways: root.Definition.gatewayAddrs(), Domain: root.Definition.domain(),
+			Brane: b, MTU: rec.Definition.LinkMTU(), Subnets: root.Definition.Subnets,
+			Gateways: root.Definition.GatewayAddrs(), Domain: root.Definition.DomainName(),
 		}
 		return t.Put(branePath(name), b)
 	})
@@ -144,14 +145,35 @@ func (v *Service) DeleteBrane(by store.Principal, name string) (store.Revision, 
 			return fault.New(fault.NotFound, "delete brane", name, "there is no brane of this name").
 				WithRemedy("brane list shows those there are")
 		}
-		for _, p := range s.Ports {
-			if p.Brane == name {
-				t.Delete(portPath(p.ID), false)
-			}
-		}
-		t.Delete(branePath(name), false)
-		return v.letGo(s, t, b.Network, name)
+		return v.forget(s, t, b)
 	})
+}
+
+// Abandon forgets a port whose client is gone for good, with the brane that it
+// was for. A port that is not there takes no brane with it: the name may be
+// another's by now. Never refused.
+func (v *Service) Abandon(id plan.PortID) (store.Revision, error) {
+	return v.change("system", func(s *State, t *Txn) error {
+		p, ok := s.Ports[id]
+		if !ok {
+			return nil
+		}
+		if b, ok := s.Branes[p.Brane]; ok {
+			return v.forget(s, t, b)
+		}
+		t.Delete(portPath(id), false)
+		return v.letGo(s, t, p.Network, p.Interface)
+	})
+}
+
+func (v *Service) forget(s *State, t *Txn, b Brane) error {
+	for _, p := range s.Ports {
+		if p.Brane == b.Name {
+			t.Delete(portPath(p.ID), false)
+		}
+	}
+	t.Delete(branePath(b.Name), false)
+	return v.letGo(s, t, b.Network, b.Name)
 }
 
 // Sweep forgets every port, and the branes that nobody has come back for: the

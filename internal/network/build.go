@@ -35,7 +35,7 @@ func Build(s *State, name string, host Host) *plan.Mux {
 	if !ok {
 		return nil
 	}
-	m := &plan.Mux{Name: name, Revision: int64(s.Revision), MTU: rec.Definition.mtu(), Aging: aging}
+	m := &plan.Mux{Name: name, Revision: int64(s.Revision), MTU: rec.Definition.LinkMTU(), Aging: aging}
 	for _, p := range s.PortsOf(name) {
 		m.Ports = append(m.Ports, s.port(p, rec, root, host))
 	}
@@ -105,7 +105,7 @@ func (s *State) port(p Port, rec, root Record, host Host) plan.Port {
 		}
 		out.Send = append(out.Send, plan.Filter{
 			Owner: house, Rule: "guard", Bound: hostPrefixes(host), Ports: p.Rules.AllowHost, Replies: replies,
-			Router: def.GatewayMAC(), Routers: def.gatewayAddrs(),
+			Router: def.GatewayMAC(), Routers: def.GatewayAddrs(),
 		})
 	}
 	return out
@@ -141,7 +141,7 @@ func (s *State) gateway(rec Record, host Host) *plan.Gateway {
 		return nil
 	}
 	g := &plan.Gateway{
-		Port: rec.Gateway, MAC: def.GatewayMAC(), NAT: def.Forward == NAT, Domain: def.domain(),
+		Port: rec.Gateway, MAC: def.GatewayMAC(), NAT: def.Forward == NAT, Domain: def.DomainName(),
 		Denied: hostPrefixes(host), DNS: plan.DNS{Names: s.names(def)},
 	}
 	if g.NAT {
@@ -182,7 +182,7 @@ func (s *State) portsUnder(root string) []Port {
 // names are what the name server answers: the gateway, leases in force, fixed hosts.
 func (s *State) names(def *Definition) []plan.Name {
 	var out []plan.Name
-	out = append(out, plan.Name{Name: "gateway", Addrs: def.gatewayAddrs()})
+	out = append(out, plan.Name{Name: "gateway", Addrs: def.GatewayAddrs()})
 	for name, l := range s.Leases[def.Name] {
 		if !l.Held {
 			continue // its brane or port is gone
@@ -239,22 +239,24 @@ func (d *Definition) GatewayMAC() frame.MAC {
 
 func (d *Definition) hasGateway() bool { return len(d.Subnets) > 0 }
 
-func (d *Definition) mtu() int {
+// LinkMTU is the MTU of the network, the default one where none is given.
+func (d *Definition) LinkMTU() int {
 	if d.MTU == 0 {
 		return defaultMTU
 	}
 	return d.MTU
 }
 
-func (d *Definition) domain() string {
+// DomainName is the domain of the names on the network.
+func (d *Definition) DomainName() string {
 	if d.Domain == "" {
 		return d.Name
 	}
 	return d.Domain
 }
 
-// gatewayAddrs are the gateway's own addresses, its link-local among them.
-func (d *Definition) gatewayAddrs() []netip.Addr {
+// GatewayAddrs are the gateway's own addresses, its link-local among them.
+func (d *Definition) GatewayAddrs() []netip.Addr {
 	var out []netip.Addr
 	v6 := false
 	for _, n := range d.Subnets {

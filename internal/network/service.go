@@ -12,9 +12,9 @@ import (
 )
 
 // Service changes networks, leases, ports and branes by transactions on the
-// store. It keeps nothing itself: each operation reads, decides and commits,
-// and tries again when somebody else was quicker. What follows from a change is
-// the controller's work.
+// store, one at a time: each operation reads, decides and commits, and tries
+// again when somebody else was quicker. What follows from a change is the
+// controller's work.
 type Service struct {
 	Store store.Store
 	// Now is the wall clock.
@@ -23,39 +23,38 @@ type Service struct {
 	Host func() []netip.Prefix
 	// Subnets are tried in order for the built-in network; DefaultSubnets when empty.
 	Subnets []netip.Prefix
+
+	cache cache
 }
 
 // attempts bounds the retries of one operation under contention.
 const attempts = 64
 
-// change reads the state, lets f make a transaction of it and commits, until
-// nothing that f relied on has changed meanwhile.
+// change lets f make a transaction of the present state and commits it, until
+// nothing that f relied on has changed meanwhile. f keeps and changes nothing of the state.
 func (v *Service) change(by store.Principal, f func(s *State, t *Txn) error) (store.Revision, error) {
+	c := &v.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var last error
 	for range attempts {
-		records, rev, err := v.Store.List("/")
-		if err != nil {
+		if err := c.refresh(v.Store); err != nil {
 			return 0, err
 		}
-		s, err := Load(records, rev)
-		if err != nil {
-			return 0, err
-		}
-		t := &Txn{seen: map[string]store.Revision{}}
-		for _, r := range records {
-			t.seen[r.Path] = r.Modified
-		}
-		if err := f(s, t); err != nil {
+		t := &Txn{seen: c.seen}
+		if err := f(c.state, t); err != nil {
 			return 0, err
 		}
 		if len(t.txn.Do) == 0 {
-			return rev, nil
+			return c.state.Revision, nil
 		}
 		t.txn.By = by
-		rev, last = v.Store.Apply(t.txn)
-		if last == nil {
+		var rev store.Revision
+		if rev, last = v.Store.Apply(t.txn); last == nil {
+			c.commit(t.txn.Do, rev)
 			return rev, nil
 		}
+		c.state = nil
 		if fault.KindOf(last) != fault.Conflict {
 			return 0, last
 		}
@@ -124,13 +123,15 @@ func (t *Txn) nextIDs(s *State, v *Service, n uint64) (uint64, error) {
 	return first, nil
 }
 
-// State reads everything at one revision.
+// State is everything at one revision. It is the caller's own; what its values
+// refer to is shared and stays as it is.
 func (v *Service) State() (*State, error) {
-	records, rev, err := v.Store.List("/")
-	if err != nil {
+	v.cache.mu.Lock()
+	defer v.cache.mu.Unlock()
+	if err := v.cache.refresh(v.Store); err != nil {
 		return nil, err
 	}
-	return Load(records, rev)
+	return v.cache.state.clone(), nil
 }
 
 // Define writes a definition down, new or in place of one that is stopped.

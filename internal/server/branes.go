@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/netip"
 	"sort"
@@ -132,11 +131,14 @@ func showBrane(b network.Brane) client.Brane {
 func complete(st *network.State, out *client.Brane, b network.Brane) {
 	if root, ok := st.Root(b.Network); ok {
 		d := root.Definition
-		out.Addresses, out.Gateways, out.Domain = prefixes(b.Addrs, d.Subnets), d.Gateways(), d.DomainName()
+		out.Addresses, out.Gateways, out.Domain = prefixes(b.Addrs, d.Subnets), d.GatewayAddrs(), d.DomainName()
+	}
+	if own, ok := st.Networks[b.Network]; ok {
+		out.MTU = own.Definition.LinkMTU()
 	}
 	for _, p := range st.Ports {
 		if p.Brane == b.Name {
-			out.State, out.MTU = "started", p.MTU
+			out.State = "started"
 			out.Ports = append(out.Ports, showPort(p))
 		}
 	}
@@ -185,6 +187,10 @@ func (s *Server) listPorts(r *http.Request) (any, error) {
 		return nil, err
 	}
 	want := r.URL.Query().Get("network")
+	if _, ok := st.Networks[want]; want != "" && !ok {
+		return nil, fault.New(fault.NotFound, "list ports", want, "there is no network of this name").
+			WithRemedy("brane net list shows those there are")
+	}
 	out := []client.Port{}
 	for _, name := range sortedKeys(st.Networks) {
 		if want != "" && want != name {

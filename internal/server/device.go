@@ -233,19 +233,21 @@ func (s *Server) watch(port network.Port, l *life) {
 	ours := l.ours
 	delete(s.lives, port.ID)
 	s.mu.Unlock()
+	if !ours && port.Brane != "" {
+		s.drop(port.ID, s.Service.Abandon)
+		return
+	}
 	s.detach(port.ID)
-	switch {
-	case port.Brane == "":
-	case ours:
+	if port.Brane != "" {
 		s.expect(port.Brane)
-	default:
-		s.forget(port.Brane)
 	}
 }
 
 // detach takes a port out of the store; what the worker has of it closes with the plan.
-func (s *Server) detach(id plan.PortID) {
-	rev, err := s.Service.Detach(id)
+func (s *Server) detach(id plan.PortID) { s.drop(id, s.Service.Detach) }
+
+func (s *Server) drop(id plan.PortID, how func(plan.PortID) (store.Revision, error)) {
+	rev, err := how(id)
 	if err != nil {
 		s.Log.Error("port not closed", "port", id, "err", err)
 		return
