@@ -71,8 +71,10 @@ func TestTableAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := &plan.Mux{Name: "lan", MTU: 1500, Aging: 10 * time.Second}
 		for id := range plan.PortID(4) {
-			p.Ports = append(p.Ports, plan.Port{ID: id + 1, Device: string(rune('a' + id)), Role: plan.Interface,
-				Learn: rapid.IntRange(0, 4).Draw(t, "learn")})
+			p.Ports = append(p.Ports, plan.Port{
+				ID: id + 1, Device: string(rune('a' + id)), Role: plan.Interface,
+				Learn: rapid.IntRange(0, 4).Draw(t, "learn"),
+			})
 		}
 		p.Ports[3].Role = plan.Uplink
 		m := &model{aging: p.Aging, limit: rapid.IntRange(1, 8).Draw(t, "limit")}

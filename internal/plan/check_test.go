@@ -17,13 +17,17 @@ func address(n byte) frame.MAC { return frame.MAC{0x02, 0, 0, 0, 0, n} }
 func good() *Mux {
 	prefix := netip.MustParsePrefix("10.0.0.1/24")
 	return &Mux{Name: "lan", Revision: 1, MTU: 9000, Aging: time.Minute, Ports: []Port{
-		{ID: 1, Device: "lan/web", Role: Interface, MAC: address(1), MTU: 1500,
-			Send: []Filter{{Owner: "uid:1", Rule: "clean", Bound: []netip.Prefix{prefix}, Routers: []netip.Addr{prefix.Addr()}}}},
+		{
+			ID: 1, Device: "lan/web", Role: Interface, MAC: address(1), MTU: 1500,
+			Send: []Filter{{Owner: "uid:1", Rule: "clean", Bound: []netip.Prefix{prefix}, Routers: []netip.Addr{prefix.Addr()}}},
+		},
 		{ID: 2, Device: "lan/web", Role: Interface, MAC: address(1), MTU: 9000, Receive: []Filter{{Rule: "tcp port 80"}}},
 		{ID: 3, Device: "lan/gateway", Role: Service, MAC: address(2), MTU: 1500},
 		{ID: 4, Device: "eth0", Role: Uplink, MTU: 1500, To: 70},
-	}, Gateway: &Gateway{Port: 3, MAC: address(2), Addrs: []netip.Prefix{prefix},
-		Forward: []Forward{{ID: 1, Proto: "tcp", To: netip.MustParseAddrPort("10.0.0.2:80")}}}}
+	}, Gateway: &Gateway{
+		Port: 3, MAC: address(2), Addrs: []netip.Prefix{prefix},
+		Forward: []Forward{{ID: 1, Proto: "tcp", To: netip.MustParseAddrPort("10.0.0.2:80")}},
+	}}
 }
 
 func TestCheckGood(t *testing.T) {

@@ -59,10 +59,14 @@ func testDrops(t *testing.T, open Open, kind datapath.Kind) {
 	w.Send(1, frame.Vnet{}, tcp(1, 2, 80, frame.TCP{Flags: frame.SYN}))
 	w.Send(1, frame.Vnet{}, tcp(1, 9, 81, frame.TCP{Flags: frame.SYN}))
 	want := []datapath.Drop{
-		{Seq: 1, Mux: Name, Port: 1, Reason: verdict.SendFilter, Rule: "not udp port 5000", Owner: "house",
-			Frame: "10.0.0.1:4000 > 10.0.0.2:5000 udp"},
-		{Seq: 2, Mux: Name, Port: 2, To: true, Reason: verdict.ReceiveFilter, Rule: "not tcp port 80", Owner: "uid:2",
-			Frame: "10.0.0.1:4000 > 10.0.0.2:80 tcp S"},
+		{
+			Seq: 1, Mux: Name, Port: 1, Reason: verdict.SendFilter, Rule: "not udp port 5000", Owner: "house",
+			Frame: "10.0.0.1:4000 > 10.0.0.2:5000 udp",
+		},
+		{
+			Seq: 2, Mux: Name, Port: 2, To: true, Reason: verdict.ReceiveFilter, Rule: "not tcp port 80", Owner: "uid:2",
+			Frame: "10.0.0.1:4000 > 10.0.0.2:80 tcp S",
+		},
 		{Seq: 3, Mux: Name, Port: 1, Reason: verdict.NoReceiver, Frame: "10.0.0.1:4000 > 10.0.0.9:81 tcp S"},
 	}
 	got := w.Path.Drops(0)
@@ -176,8 +180,10 @@ func corners(yield func(frame.Vnet) bool) {
 				for _, start := range []uint16{0, 13, 14, 34, 54, 0xffff} {
 					for _, offset := range []uint16{0, 6, 16, 0xffff} {
 						for _, head := range []uint16{0, 54, 0xffff} {
-							if !yield(frame.Vnet{Flags: flags, GSOType: kind, HdrLen: head, GSOSize: size,
-								CsumStart: start, CsumOffset: offset, NumBuffers: head}) {
+							if !yield(frame.Vnet{
+								Flags: flags, GSOType: kind, HdrLen: head, GSOSize: size,
+								CsumStart: start, CsumOffset: offset, NumBuffers: head,
+							}) {
 								return
 							}
 						}
@@ -210,6 +216,9 @@ func testSlowReader(t *testing.T, open Open, kind datapath.Kind) {
 	for w.Counters(2).To[verdict.QueueFull] == 0 && sent < 100_000 {
 		sent++
 		w.Send(1, frame.Vnet{}, Plain(MAC(1), MAC(2), binary.BigEndian.AppendUint32(make([]byte, 1000), sent)...))
+	}
+	if w.Counters(2).To[verdict.QueueFull] == 0 {
+		t.Errorf("%d frames were taken for a client that does not read", sent)
 	}
 	w.Check("others go on", 1, Plain(MAC(1), MAC(3)), verdict.Delivered, 3)
 	last := uint32(0)

@@ -2,6 +2,7 @@ package datapathtest
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"brane/frame"
@@ -26,8 +27,10 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 
 	inner := Interface(21, 21)
 	inner.Device = "in/a"
-	up := plan.Port{ID: 22, Device: "in/up", Role: plan.Uplink, MTU: 1500, To: 12,
-		Send: []plan.Filter{{Owner: "in", Rule: "not udp port 6000"}}, Receive: []plan.Filter{{Owner: "in", Rule: "not tcp port 25"}}}
+	up := plan.Port{
+		ID: 22, Device: "in/up", Role: plan.Uplink, MTU: 1500, To: 12,
+		Send: []plan.Filter{{Owner: "in", Rule: "not udp port 6000"}}, Receive: []plan.Filter{{Owner: "in", Rule: "not tcp port 25"}},
+	}
 	lower := &plan.Mux{Name: "in", MTU: 1500, Ports: []plan.Port{inner, up}}
 	if err := w.Path.Apply(lower); err != nil {
 		t.Fatal(err)
@@ -63,15 +66,7 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	if n := CountersOf(t, w.Path, "in", 22).To[verdict.ReceiveFilter]; n != 1 {
 		t.Errorf("the uplink's filter refused %d", n)
 	}
-	loop := &plan.Mux{Name: "in", MTU: 1500, Ports: []plan.Port{inner, up, {ID: 23, Device: "in/x", Role: plan.Interface, MAC: MAC(90), MTU: 1500}}}
-	if err := w.Path.Apply(loop); err != nil {
-		t.Fatal(err)
-	}
-	bad := *upper
-	bad.Ports = append([]plan.Port{{ID: 31, Device: "back", Role: plan.Uplink, MTU: 1500, To: 23}}, upper.Ports...)
-	if err := w.Path.Apply(&bad); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a loop of muxes: %v", err)
-	}
+	checkLoop(t, w, upper, lower)
 	_, e := Pair(t, kind)
 	if err := w.Path.Attach(Name, 12, e); fault.KindOf(err) != fault.Busy {
 		t.Errorf("a client on a port with a mux: %v", err)
@@ -81,6 +76,21 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	}
 	if r := send(w.Clients[1], Name, UDP(1, 21)); r != verdict.Closed {
 		t.Errorf("to a mux that is gone: %v", r)
+	}
+}
+
+// checkLoop holds that the upper mux cannot be plugged into the lower one.
+func checkLoop(t *testing.T, w *World, upper, lower *plan.Mux) {
+	t.Helper()
+	wider := *lower
+	wider.Ports = append(slices.Clone(lower.Ports), plan.Port{ID: 23, Device: "in/x", Role: plan.Interface, MAC: MAC(90), MTU: 1500})
+	if err := w.Path.Apply(&wider); err != nil {
+		t.Fatal(err)
+	}
+	bad := *upper
+	bad.Ports = append(slices.Clone(upper.Ports), plan.Port{ID: 31, Device: "back", Role: plan.Uplink, MTU: 1500, To: 23})
+	if err := w.Path.Apply(&bad); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a loop of muxes: %v", err)
 	}
 }
 

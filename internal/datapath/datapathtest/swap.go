@@ -201,6 +201,9 @@ func (w *World) Judge(what string, from plan.PortID, b []byte, want verdict.Reas
 // not even one that was waiting in the descriptor.
 func testBeforePolicy(t *testing.T, open Open, kind datapath.Kind) {
 	rounds := 100
+	if kind == datapath.TAP || kind == datapath.Packet {
+		rounds = 20 // an interface takes the kernel long to make
+	}
 	if os.Getenv("BRANE_TORTURE") == "1" {
 		rounds = 1000
 	}

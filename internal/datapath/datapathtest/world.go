@@ -74,6 +74,16 @@ func (w *World) Attach(id plan.PortID, kind datapath.Kind) *Client {
 	return c
 }
 
+// Join attaches a client made by Pair.
+func (w *World) Join(c *Client, id plan.PortID, e datapath.Endpoint) {
+	w.T.Helper()
+	c.join(w.Path, w.Plan.Name, id)
+	if err := w.Path.Attach(w.Plan.Name, id, e); err != nil {
+		w.T.Fatal(err)
+	}
+	w.Clients[id] = c
+}
+
 // Counters gives those of one port.
 func (w *World) Counters(id plan.PortID) datapath.Counters {
 	w.T.Helper()

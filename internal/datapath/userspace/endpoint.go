@@ -190,6 +190,8 @@ func (e *endpoint) take(buf *buffer) bool {
 		case errno == syscall.EINTR:
 		case errno == syscall.ENETDOWN && e.kind == datapath.Packet:
 			l.work++ // told once, when the interface goes down: it may come up again
+		case errno == syscall.ENOBUFS || errno == syscall.ENOMEM:
+			l.work++
 		case errno != 0:
 			e.cause = errno
 			return false

@@ -12,8 +12,11 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"brane/filter"
 	"brane/frame"
@@ -88,6 +91,46 @@ func TestPanicIsOfOnePort(t *testing.T) {
 			})
 		}
 	}
+}
+
+// gate is a rule whose verdict waits.
+type gate struct{ entered, open chan struct{} }
+
+func (g gate) Judge(*frame.Packet) verdict.Reason {
+	close(g.entered)
+	<-g.open
+	return verdict.Delivered
+}
+
+// Apply does not return while a frame is still judged by the old plan, and
+// closes the old plan's ports only after that.
+func TestApplyWaitsForTheBatchInHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := datapathtest.Lan(datapathtest.Interface(1, 1), datapathtest.Interface(2, 2))
+		w := datapathtest.NewWorld(t, open, datapath.Local, m)
+		g := gate{make(chan struct{}), make(chan struct{})}
+		setTrap(w, 1, &rules{send: []filter.Rule{g}})
+		var judged, applied atomic.Bool
+		var both sync.WaitGroup
+		both.Go(func() {
+			w.Clients[1].SendRaw(append(make([]byte, frame.VnetLen), datapathtest.UDP(1, 2)...))
+			judged.Store(true)
+		})
+		<-g.entered
+		both.Go(func() {
+			w.Apply(datapathtest.Lan(datapathtest.Interface(1, 1)))
+			applied.Store(true)
+		})
+		synctest.Wait()
+		if applied.Load() {
+			t.Error("Apply returned with a frame of the old plan in hand")
+		}
+		close(g.open)
+		both.Wait()
+		if !judged.Load() {
+			t.Error("the frame was lost")
+		}
+	})
 }
 
 // A stream cut at every byte gives the same frames.

@@ -274,8 +274,10 @@ func (s *Switch) Counters(name string) []datapath.Counters {
 	out := make([]datapath.Counters, 0, len(c.source.Ports))
 	for i := range c.source.Ports {
 		j := c.find(c.source.Ports[i].ID)
-		x := datapath.Counters{Port: j.id, FromBytes: j.from.bytes.Load(), ToBytes: j.to.bytes.Load(),
-			Learned: c.view.Learned(now, j.slot)}
+		x := datapath.Counters{
+			Port: j.id, FromBytes: j.from.bytes.Load(), ToBytes: j.to.bytes.Load(),
+			Learned: c.view.Learned(now, j.slot),
+		}
 		for r := range verdict.Count {
 			x.From[r], x.To[r] = j.from.frames[r].Load(), j.to.frames[r].Load()
 		}

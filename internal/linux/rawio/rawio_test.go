@@ -2,9 +2,10 @@ package rawio
 
 import (
 	"bytes"
-	"golang.org/x/sys/unix"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func pair(t *testing.T, kind int) (int, int) {
