@@ -31,7 +31,8 @@ type Device struct {
 func (c *Client) Open(ctx context.Context, r OpenRequest, fds ...int) (*Device, error) {
 	s, err := unixmsg.DialSocket(ctx, filepath.Join(c.dir, "device.sock"))
 	if err != nil {
-		return nil, err
+		return nil, fault.New(fault.Unavailable, "ask the daemon", c.dir, "%v", err).
+			WithRemedy("is it running? brane daemon runs it in the foreground")
 	}
 	b, err := json.Marshal(r)
 	if err != nil {

@@ -59,7 +59,7 @@ func (v *Service) Attach(by store.Principal, o Open) (Port, Lease, store.Revisio
 			return fault.New(fault.Limit, "open device", o.Network, "it has %d open ports already", MaxPorts)
 		}
 		p = Port{
-			Network: o.Network, Interface: o.Interface, Kind: o.Kind, MAC: o.MAC, MTU: rec.Definition.mtu(),
+			Network: o.Network, Interface: o.Interface, Kind: o.Kind, MAC: o.MAC, MTU: rec.Definition.LinkMTU(),
 			Owner: by, Brane: o.Brane, Filter: o.Filter, Rules: o.Rules, Opened: v.Now().UTC(),
 		}
 		if b, ok := s.Branes[o.Brane]; ok && o.Brane != "" {
