@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,14 +37,20 @@ type fileWatch struct {
 	events     *os.File
 	user, mnt  *os.File // the brane's namespaces
 	interested map[string]bool
+	files      map[string]os.FileInfo // as the brane covered them, by path
+	stopped    chan struct{}
 	done       chan struct{}
 }
+
+// A watch that has begun takes the kernel several milliseconds to end, so it
+// begins when the program has run for a while, with a look at what was missed.
+const watchAfter = 100 * time.Millisecond
 
 // watchFiles begins to watch for the brane that the process pid is in, which
 // must not have been waited for. A directory that cannot be watched is not.
 func watchFiles(pid int) (*fileWatch, error) {
 	const op = "watch /etc"
-	w := &fileWatch{interested: map[string]bool{}, done: make(chan struct{})}
+	w := &fileWatch{interested: map[string]bool{}, files: map[string]os.FileInfo{}, stopped: make(chan struct{}), done: make(chan struct{})}
 	var err error
 	if w.user, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid)); err == nil {
 		w.mnt, err = os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
@@ -61,12 +68,30 @@ func watchFiles(pid int) (*fileWatch, error) {
 	for _, name := range ownFiles() {
 		path := filepath.Join("/etc", name)
 		for _, p := range []string{path, realPath(path)} {
-			_, _ = unix.InotifyAddWatch(fd, filepath.Dir(p), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR)
 			w.interested[filepath.Base(p)] = true
+			w.files[p], _ = os.Lstat(p)
 		}
 	}
 	go w.run()
 	return w, nil
+}
+
+// begin watches from now on; true when a file was replaced already.
+func (w *fileWatch) begin() (replaced bool) {
+	c, err := w.events.SyscallConn()
+	if err != nil {
+		return false
+	}
+	for path, was := range w.files {
+		_ = c.Control(func(fd uintptr) { // an error: it has been stopped
+			_, _ = unix.InotifyAddWatch(int(fd), filepath.Dir(path), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR)
+		})
+		now, err := os.Lstat(path)
+		if err == nil && (was == nil || !os.SameFile(was, now) || !was.ModTime().Equal(now.ModTime())) {
+			replaced = true
+		}
+	}
+	return replaced
 }
 
 func realPath(path string) string {
@@ -78,6 +103,14 @@ func realPath(path string) string {
 
 func (w *fileWatch) run() {
 	defer close(w.done)
+	select {
+	case <-w.stopped:
+		return
+	case <-time.After(watchAfter):
+	}
+	if w.begin() {
+		w.cover()
+	}
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := w.events.Read(buf)
@@ -128,6 +161,7 @@ func (w *fileWatch) stop() {
 	if w == nil {
 		return
 	}
+	close(w.stopped)
 	_ = w.events.Close()
 	<-w.done
 	w.close()
