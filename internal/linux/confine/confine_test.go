@@ -366,9 +366,19 @@ func TestTable(t *testing.T) {
 	if allowed > 80 {
 		t.Errorf("%d calls are allowed, 80 is the budget", allowed)
 	}
+	kills := map[string]bool{}
 	for _, r := range table.Rules {
+		kills[r.Name] = r.Do == seccomp.Kill
 		if r.Why == "" || r.Name == "" {
 			t.Errorf("%+v: no reason", r)
+		}
+	}
+	for _, name := range []string{
+		"execve", "execveat", "ptrace", "mount", "setns", "unshare", "clone3", "bpf", "keyctl", "userfaultfd",
+		"io_uring_setup", "io_uring_enter", "io_uring_register", "process_vm_writev", "pidfd_getfd", "perf_event_open",
+	} {
+		if !kills[name] {
+			t.Errorf("%s does not kill", name)
 		}
 	}
 	t.Logf("%d calls allowed, %d instructions", allowed, len(p))

@@ -22,6 +22,15 @@ type Watcher struct {
 // Watch starts a Watcher in the network namespace of the calling thread. What
 // changes after Watch returns is told.
 func Watch() (*Watcher, error) {
+	w, err := subscribe()
+	if err != nil {
+		return nil, err
+	}
+	go w.run()
+	return w, nil
+}
+
+func subscribe() (*Watcher, error) {
 	const op = "watch addresses and routes"
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -37,9 +46,7 @@ func Watch() (*Watcher, error) {
 	if file == nil {
 		return nil, fault.New(fault.Internal, op, "", "%d is no descriptor", fd)
 	}
-	w := &Watcher{file: file, c: make(chan struct{}, 1), done: make(chan struct{})}
-	go w.run()
-	return w, nil
+	return &Watcher{file: file, c: make(chan struct{}, 1), done: make(chan struct{})}, nil
 }
 
 // WatchAt starts a Watcher in the namespace that netns is open on.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -235,6 +236,29 @@ func TestInsideAndOutside(t *testing.T) {
 func TestInsideAndOutsideAsRoot(t *testing.T) {
 	linuxtest.NeedRoot(t)
 	testInsideAndOutside(t)
+}
+
+// The other way round: a socket that was made inside, connected outside.
+func TestSocketFromInside(t *testing.T) {
+	linuxtest.NeedRoot(t)
+	made := make(chan int)
+	go func() { // the thread ends with the goroutine
+		runtime.LockOSThread()
+		fd := -1
+		if err := unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			fd, _ = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		}
+		made <- fd
+	}()
+	fd := <-made
+	if fd < 0 {
+		t.Fatal("no socket in a network namespace")
+	}
+	f := os.NewFile(uintptr(fd), "from inside")
+	defer f.Close()
+	if p := ask(t, openDoor(t), "connect-given", nil, f); !p.Inside {
+		t.Errorf("%+v", p)
+	}
 }
 
 func TestAnotherAccount(t *testing.T) {

@@ -283,6 +283,30 @@ func TestDescriptorStormReturnsToBaseline(t *testing.T) {
 	}
 }
 
+// A message is one message, however its first bytes are cut up.
+func TestDescriptorsWithEachByte(t *testing.T) {
+	if oobLen != unix.CmsgSpace(4*MaxFDs) {
+		t.Errorf("room for %d bytes of control data, %d is what %d descriptors take", oobLen, unix.CmsgSpace(4*MaxFDs), MaxFDs)
+	}
+	null := devNull(t)
+	defer unix.Close(null)
+	a, b := pair(t, unix.SOCK_STREAM)
+	before := openFDs(t)
+	for _, c := range binary.BigEndian.AppendUint32(nil, 0) {
+		if _, _, err := a.WriteMsgUnix([]byte{c}, unix.UnixRights(repeat(null, 5)...), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := NewStream(b, 0).Recv(t.Context())
+	if err != nil || len(m.FDs) != MaxFDs || !m.Dropped {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	m.CloseFDs()
+	if after := openFDs(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
 func TestSocketStormReturnsToBaseline(t *testing.T) {
 	null := devNull(t)
 	defer unix.Close(null)
