@@ -113,20 +113,24 @@ type probe struct {
 	want syscall.Errno
 }
 
-func probes() []probe {
+func probes() []probe { return append(socketProbes(), otherProbes()...) }
+
+// with is a call with arguments; the others are zero.
+func with(nr uintptr, args ...uintptr) func() syscall.Errno {
+	args = append(args, make([]uintptr, 6-len(args))...)
+	return func() syscall.Errno {
+		_, _, e := unix.RawSyscall6(nr, args[0], args[1], args[2], args[3], args[4], args[5])
+		return e
+	}
+}
+
+func socketProbes() []probe {
 	socket := func(family, typ, proto uintptr) func() syscall.Errno {
 		return func() syscall.Errno {
 			fd, _, e := unix.RawSyscall(unix.SYS_SOCKET, family, typ, proto)
 			if e == 0 {
 				_ = unix.Close(int(fd))
 			}
-			return e
-		}
-	}
-	raw := func(nr uintptr, args ...uintptr) func() syscall.Errno {
-		args = append(args, make([]uintptr, 6-len(args))...)
-		return func() syscall.Errno {
-			_, _, e := unix.RawSyscall6(nr, args[0], args[1], args[2], args[3], args[4], args[5])
 			return e
 		}
 	}
@@ -142,11 +146,7 @@ func probes() []probe {
 			return e
 		}
 	}
-	const (
-		private = unix.MAP_PRIVATE | unix.MAP_ANON
-		none    = ^uintptr(0)
-		no      = unix.EPROTONOSUPPORT
-	)
+	const no = unix.EPROTONOSUPPORT
 	return []probe{
 		{"tcp4", socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0), 0},
 		{"udp6", socket(unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP), 0},
@@ -160,30 +160,39 @@ func probes() []probe {
 		{"mptcp", socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP), no},
 		{"udplite", socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE), no},
 		{"type-with-more-bits", socket(unix.AF_INET, unix.SOCK_STREAM|1<<20, 0), no},
-		{"socketpair", raw(unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM, 0, 0), unix.EFAULT},
-		{"socketpair-tipc", raw(unix.SYS_SOCKETPAIR, unix.AF_TIPC, unix.SOCK_STREAM, 0, 0), refused},
+		{"socketpair", with(unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM, 0, 0), unix.EFAULT},
+		{"socketpair-tipc", with(unix.SYS_SOCKETPAIR, unix.AF_TIPC, unix.SOCK_STREAM, 0, 0), refused},
 		{"nodelay", option(unix.IPPROTO_TCP, unix.TCP_NODELAY), 0},
 		{"reuseport", option(unix.SOL_SOCKET, unix.SO_REUSEPORT), 0},
 		{"attach-filter", option(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER), refused},
 		{"attach-bpf", option(unix.SOL_SOCKET, unix.SO_ATTACH_BPF), refused},
 		{"upper-protocol", option(unix.IPPROTO_TCP, unix.TCP_ULP), refused},
 		{"iptables", option(unix.IPPROTO_IP, 64), refused},
-		{"getfl", raw(unix.SYS_FCNTL, 1, unix.F_GETFL), 0},
-		{"setown", raw(unix.SYS_FCNTL, 1, unix.F_SETOWN, 1), refused},
-		{"memory", raw(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, private, none), 0},
-		{"memory-to-execute", raw(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, private, none), refused},
-		{"protect-to-execute", raw(unix.SYS_MPROTECT, 0, 4096, unix.PROT_EXEC), refused},
-		{"high-half-of-protection", raw(unix.SYS_MMAP, 0, 4096, 1<<32|unix.PROT_READ, private, none), refused},
-		{"process", raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD)), refused},
-		{"namespace", raw(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD)), refused},
-		{"thread-in-namespace", raw(unix.SYS_CLONE, 0x50f00|unix.CLONE_NEWNET), refused},
-		{"dumpable", raw(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1), unix.EINVAL},
-		{"signal-itself", raw(unix.SYS_TGKILL, uintptr(os.Getpid()), uintptr(unix.Gettid()), 0), 0},
-		{"signal-others", raw(unix.SYS_TGKILL, none, 1, uintptr(unix.SIGTERM)), refused},
-		{"kill", raw(unix.SYS_KILL, none, 0), refused},
-		{"capset", raw(unix.SYS_CAPSET, 0, 0), refused},
-		{"ioctl", raw(unix.SYS_IOCTL, 1, unix.TIOCSTI, 0), refused},
-		{"memfd", raw(unix.SYS_MEMFD_CREATE, 0, 0), refused},
+	}
+}
+
+func otherProbes() []probe {
+	const (
+		private = unix.MAP_PRIVATE | unix.MAP_ANON
+		none    = ^uintptr(0)
+	)
+	return []probe{
+		{"getfl", with(unix.SYS_FCNTL, 1, unix.F_GETFL), 0},
+		{"setown", with(unix.SYS_FCNTL, 1, unix.F_SETOWN, 1), refused},
+		{"memory", with(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, private, none), 0},
+		{"memory-to-execute", with(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, private, none), refused},
+		{"protect-to-execute", with(unix.SYS_MPROTECT, 0, 4096, unix.PROT_EXEC), refused},
+		{"high-half-of-protection", with(unix.SYS_MMAP, 0, 4096, 1<<32|unix.PROT_READ, private, none), refused},
+		{"process", with(unix.SYS_CLONE, uintptr(unix.SIGCHLD)), refused},
+		{"namespace", with(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD)), refused},
+		{"thread-in-namespace", with(unix.SYS_CLONE, 0x50f00|unix.CLONE_NEWNET), refused},
+		{"dumpable", with(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1), unix.EINVAL},
+		{"signal-itself", with(unix.SYS_TGKILL, uintptr(os.Getpid()), uintptr(unix.Gettid()), 0), 0},
+		{"signal-others", with(unix.SYS_TGKILL, none, 1, uintptr(unix.SIGTERM)), refused},
+		{"kill", with(unix.SYS_KILL, none, 0), refused},
+		{"capset", with(unix.SYS_CAPSET, 0, 0), refused},
+		{"ioctl", with(unix.SYS_IOCTL, 1, unix.TIOCSTI, 0), refused},
+		{"memfd", with(unix.SYS_MEMFD_CREATE, 0, 0), refused},
 	}
 }
 
