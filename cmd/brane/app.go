@@ -44,9 +44,6 @@ func (a *app) root() *cobra.Command {
 			return fault.New(fault.Invalid, "read options", "-o "+a.format, "the output is table, json or yaml")
 		},
 	}
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fault.New(fault.Invalid, "read options", c.CommandPath(), "%v", err).WithRemedy("%s --help", c.CommandPath())
-	})
 	c.SetOut(a.out)
 	c.SetErr(a.err)
 	c.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "form of what is shown: table, json or yaml")
@@ -54,6 +51,8 @@ func (a *app) root() *cobra.Command {
 	c.AddCommand(a.runCommand(), a.listCommand(), a.showCommand(), a.stopCommand(), a.idCommand(),
 		a.upCommand(), a.downCommand(), a.netCommand(), a.muxCommand(), a.deviceCommand(),
 		a.whyCommand(), a.eventsCommand(), a.doctorCommand(), a.daemonCommand(), a.versionCommand(), a.docsCommand())
+	strict(c)
+	a.complete(c)
 	return c
 }
 
@@ -85,6 +84,7 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	if err := a.startDaemon(ctx); err != nil {
 		return nil, err
 	}
+	defer a.waiting("starting the daemon")()
 	for wait := time.Millisecond; ; wait *= 2 {
 		if d, err = c.Daemon(ctx); err == nil {
 			return c, a.handshake(d)

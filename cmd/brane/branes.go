@@ -133,6 +133,7 @@ func (a *app) stopCommand() *cobra.Command {
 				if p, err := os.FindProcess(b.PID); err == nil {
 					_ = p.Signal(syscall.SIGTERM) // the runner passes it on and takes the brane away
 				}
+				defer a.waiting("waiting for the end of " + b.Name)()
 				return awaitGone(c.Context(), d, b.Name)
 			}
 			return d.DeleteBrane(c.Context(), b.Name)

@@ -93,6 +93,7 @@ func (a *app) downCommand() *cobra.Command {
 					endProgram(b)
 				}
 			}
+			defer a.waiting("taking " + args[0] + " down")()
 			return d.StopNetwork(c.Context(), args[0])
 		},
 	}
