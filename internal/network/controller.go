@@ -2,8 +2,8 @@ package network
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
+	"reflect"
 	"sync"
 
 	"brane/internal/fault"
@@ -34,12 +34,12 @@ type Controller struct {
 	applied store.Revision // everything up to here is in force
 	err     error          // why it is not, while the worker is away
 	ended   bool
-	sent    map[string]string // plan in force by mux, as JSON, revision left out
+	sent    map[string]*plan.Mux // in force; not to be changed
 }
 
 // NewController makes a controller; Run does its work.
 func NewController(s store.Store, w Worker, host func() Host, log *slog.Logger) *Controller {
-	c := &Controller{store: s, worker: w, host: host, log: log, kick: make(chan struct{}, 1), sent: map[string]string{}}
+	c := &Controller{store: s, worker: w, host: host, log: log, kick: make(chan struct{}, 1), sent: map[string]*plan.Mux{}}
 	c.changed = sync.NewCond(&c.mu)
 	return c
 }
@@ -133,19 +133,18 @@ func (c *Controller) reconcile(ctx context.Context) {
 	host := c.host()
 	rev := c.state.Revision
 	var plans []*plan.Mux
-	want := map[string]string{}
+	want := map[string]bool{}
 	for name := range c.state.Networks {
 		if m := Build(c.state, name, host); m != nil {
-			text := fingerprint(m)
-			want[name] = text
-			if c.sent[name] != text {
+			want[name] = true
+			if !same(c.sent[name], m) {
 				plans = append(plans, m)
 			}
 		}
 	}
 	var gone []string
 	for name := range c.sent {
-		if _, ok := want[name]; !ok {
+		if !want[name] {
 			gone = append(gone, name)
 		}
 	}
@@ -159,7 +158,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 			continue
 		}
 		c.mu.Lock()
-		c.sent[m.Name] = want[m.Name]
+		c.sent[m.Name] = m
 		c.mu.Unlock()
 	}
 	for _, name := range gone {
@@ -180,11 +179,14 @@ func (c *Controller) reconcile(ctx context.Context) {
 	c.mu.Unlock()
 }
 
-func fingerprint(m *plan.Mux) string {
-	n := *m
-	n.Revision = 0
-	b, _ := json.Marshal(&n)
-	return string(b)
+// same says whether two plans differ in nothing but their revision.
+func same(a, b *plan.Mux) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	x, y := *a, *b
+	x.Revision, y.Revision = 0, 0
+	return reflect.DeepEqual(&x, &y)
 }
 
 // Kick hands every plan over again: the worker is new, or the host has changed.

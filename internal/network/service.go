@@ -164,7 +164,7 @@ func (v *Service) Up(by store.Principal, def Definition, persistent, autostart b
 	return v.change(by, func(s *State, t *Txn) error {
 		rec, exists := s.Networks[def.Name]
 		if exists && rec.Started {
-			if same(rec.Definition, def) {
+			if sameDefinition(rec.Definition, def) {
 				return nil
 			}
 			return fault.New(fault.Exists, "start network", def.Name, "it is running with another definition").
@@ -297,7 +297,7 @@ func noNetwork(op, name string) error {
 		WithRemedy("brane net list shows those there are")
 }
 
-func same(a, b Definition) bool {
+func sameDefinition(a, b Definition) bool {
 	x, err1 := json.Marshal(a)
 	y, err2 := json.Marshal(b)
 	return err1 == nil && err2 == nil && string(x) == string(y)
