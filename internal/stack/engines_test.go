@@ -3,6 +3,7 @@ package stack
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -151,119 +152,120 @@ func TestReassemblyRefusesOverlap(t *testing.T) {
 	}
 }
 
-// TestFlowTable compares the table with a list that is searched from end to end.
+// flowModel is a table beside a list that is searched from end to end.
+type flowModel struct {
+	table flowTable[int]
+	list  []slowFlow // least recently used first
+	now   time.Time
+	id    int
+}
+
+type slowFlow struct {
+	key  flowKey
+	id   int
+	used time.Time
+}
+
+const (
+	modelPerSource, modelTotal = 3, 5
+	modelIdle                  = 10 * time.Second
+)
+
 func TestFlowTable(t *testing.T) {
-	type slow struct {
-		key  flowKey
-		id   int
-		used time.Time
-	}
 	rapid.Check(t, func(t *rapid.T) {
-		const perSource, total, idle = 3, 5, 10 * time.Second
-		var table flowTable[int]
-		var list []slow // least recently used first
-		now, id := time.Unix(1, 0), 0
-		key := func() flowKey {
-			src := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "source"))})
-			return flowKey{src: netip.AddrPortFrom(src, uint16(rapid.IntRange(1, 5).Draw(t, "port")))}
-		}
-		find := func(k flowKey) int {
-			for i := range list {
-				if list[i].key == k {
-					return i
-				}
-			}
-			return -1
-		}
-		count := func(a netip.Addr) (n int) {
-			for _, s := range list {
-				if s.key.src.Addr() == a {
-					n++
-				}
-			}
-			return n
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"get": func(t *rapid.T) {
-				k := key()
-				got, ok := table.get(now, k)
-				i := find(k)
-				if ok != (i >= 0) || ok && got != list[i].id {
-					t.Fatalf("got %d, %v", got, ok)
-				}
-				if ok && now.Sub(list[i].used) >= touchEvery {
-					s := list[i]
-					s.used = now
-					list = append(append(list[:i:i], list[i+1:]...), s)
-				}
-			},
-			"put": func(t *rapid.T) {
-				k := key()
-				id++
-				evicted, added := table.put(now, k, id, idle, perSource, total)
-				if added != (find(k) < 0) {
-					t.Fatal("added twice, or not")
-				}
-				if !added {
-					return
-				}
-				for _, e := range evicted {
-					for i := range list {
-						if list[i].id != e {
-							continue
-						}
-						a := list[i].key.src.Addr()
-						for _, s := range list[:i] {
-							if s.key.src.Addr() == a {
-								t.Fatal("not the source's least recently used")
-							}
-						}
-						for _, s := range list {
-							if count(s.key.src.Addr()) > count(a) && count(k.src.Addr()) < perSource {
-								t.Fatal("not of the heaviest source")
-							}
-						}
-						list = append(list[:i:i], list[i+1:]...)
-						break
-					}
-				}
-				list = append(list, slow{k, id, now})
-			},
-			"drop": func(t *rapid.T) {
-				k := key()
-				i := find(k)
-				table.drop(k, -1) // another's flow: nothing happens
-				if i >= 0 {
-					table.drop(k, list[i].id)
-					list = append(list[:i:i], list[i+1:]...)
-				}
-			},
-			"wait": func(t *rapid.T) {
-				now = now.Add(time.Duration(rapid.IntRange(1, 4000).Draw(t, "ms")) * time.Millisecond)
-				gone, left := table.expire(now)
-				var keep []slow
-				for _, s := range list {
-					if now.Sub(s.used) < idle {
-						keep = append(keep, s)
-					}
-				}
-				if len(gone) != len(list)-len(keep) || left != len(keep) {
-					t.Fatalf("%d gone, %d left of %d", len(gone), left, len(list))
-				}
-				list = keep
-			},
-			"": func(t *rapid.T) {
-				if table.len() != len(list) || len(list) > total {
-					t.Fatalf("%d flows, want %d", table.len(), len(list))
-				}
-				for _, s := range list {
-					if count(s.key.src.Addr()) > perSource {
-						t.Fatal("a source over its quota")
-					}
-				}
-			},
-		})
+		m := &flowModel{now: time.Unix(1, 0)}
+		t.Repeat(map[string]func(*rapid.T){"get": m.get, "put": m.put, "drop": m.drop, "wait": m.wait, "": m.check})
 	})
+}
+
+func (m *flowModel) key(t *rapid.T) flowKey {
+	src := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "source"))})
+	return flowKey{src: netip.AddrPortFrom(src, uint16(rapid.IntRange(1, 5).Draw(t, "port")))}
+}
+
+func (m *flowModel) find(is func(slowFlow) bool) int { return slices.IndexFunc(m.list, is) }
+
+func (m *flowModel) findKey(k flowKey) int {
+	return m.find(func(s slowFlow) bool { return s.key == k })
+}
+
+func (m *flowModel) count(a netip.Addr) (n int) {
+	for _, s := range m.list {
+		if s.key.src.Addr() == a {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *flowModel) get(t *rapid.T) {
+	k := m.key(t)
+	got, ok := m.table.get(m.now, k)
+	i := m.findKey(k)
+	if ok != (i >= 0) || ok && got != m.list[i].id {
+		t.Fatalf("got %d, %v", got, ok)
+	}
+	if ok && m.now.Sub(m.list[i].used) >= touchEvery {
+		s := m.list[i]
+		s.used = m.now
+		m.list = append(slices.Delete(m.list, i, i+1), s)
+	}
+}
+
+func (m *flowModel) put(t *rapid.T) {
+	k := m.key(t)
+	m.id++
+	evicted, added := m.table.put(m.now, k, m.id, modelIdle, modelPerSource, modelTotal)
+	if added != (m.findKey(k) < 0) {
+		t.Fatal("added twice, or not")
+	}
+	if !added {
+		return
+	}
+	for _, e := range evicted {
+		i := m.find(func(s slowFlow) bool { return s.id == e })
+		a := m.list[i].key.src.Addr()
+		if m.find(func(s slowFlow) bool { return s.key.src.Addr() == a }) != i {
+			t.Fatal("not the source's least recently used")
+		}
+		for _, s := range m.list {
+			if m.count(s.key.src.Addr()) > m.count(a) && m.count(k.src.Addr()) < modelPerSource {
+				t.Fatal("not of the heaviest source")
+			}
+		}
+		m.list = slices.Delete(m.list, i, i+1)
+	}
+	m.list = append(m.list, slowFlow{k, m.id, m.now})
+}
+
+func (m *flowModel) drop(t *rapid.T) {
+	k := m.key(t)
+	m.table.drop(k, -1) // another's flow: nothing happens
+	if i := m.findKey(k); i >= 0 {
+		m.table.drop(k, m.list[i].id)
+		m.list = slices.Delete(m.list, i, i+1)
+	}
+}
+
+func (m *flowModel) wait(t *rapid.T) {
+	m.now = m.now.Add(time.Duration(rapid.IntRange(1, 4000).Draw(t, "ms")) * time.Millisecond)
+	gone, left := m.table.expire(m.now)
+	before := len(m.list)
+	m.list = slices.DeleteFunc(m.list, func(s slowFlow) bool { return m.now.Sub(s.used) >= modelIdle })
+	if len(gone) != before-len(m.list) || left != len(m.list) {
+		t.Fatalf("%d gone, %d left of %d", len(gone), left, before)
+	}
+}
+
+func (m *flowModel) check(t *rapid.T) {
+	if m.table.len() != len(m.list) || len(m.list) > modelTotal {
+		t.Fatalf("%d flows, want %d", m.table.len(), len(m.list))
+	}
+	for _, s := range m.list {
+		if m.count(s.key.src.Addr()) > modelPerSource {
+			t.Fatal("a source over its quota")
+		}
+	}
 }
 
 // TestQuota: what is taken never exceeds the limits and comes back whole.
