@@ -25,7 +25,9 @@ type Datapath interface {
 	// the plan that names the port is in force.
 	Attach(mux string, id plan.PortID, e Endpoint) error
 	// Send puts a frame (virtio-net header first) in at a port with a Local
-	// endpoint, as its client would. The buffer is the caller's again on return.
+	// endpoint, as its client would. The buffer is the caller's again on return;
+	// the header in it may have been written anew. A refusal is the result alone:
+	// no answer is delivered to a Local client.
 	Send(mux string, id plan.PortID, buf []byte) verdict.Reason
 	// Counters are those of one mux, by port.
 	Counters(mux string) []Counters

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -129,7 +130,7 @@ func (c *Client) sendInterface(b []byte) error {
 			if time.Now().After(end) {
 				return errors.New("no verdicts")
 			}
-			time.Sleep(20 * time.Microsecond)
+			runtime.Gosched()
 		}
 	}
 	return nil

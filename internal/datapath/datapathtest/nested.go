@@ -1,7 +1,9 @@
 package datapathtest
 
 import (
+	"bytes"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -21,7 +23,8 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	delete(w.Clients, 2)
 	upper = Lan(upper.Ports[0], upper.Ports[2]) // port 2 ends: another takes its place
 	w.Apply(upper)
-	plug.ID = 12
+	plug.ID, plug.Reject = 12, true
+	plug.Send = []plan.Filter{{Owner: "house", Rule: "not udp port 7777"}}
 	upper = Lan(upper.Ports[0], plug, upper.Ports[1])
 	w.Apply(upper)
 
@@ -37,18 +40,7 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	}
 	c := Dial(t, w.Path, "in", 21, kind)
 
-	send := func(from *Client, mux string, b []byte) verdict.Reason {
-		before := Sum(CountersOf(t, w.Path, mux, from.id).From)
-		was := CountersOf(t, w.Path, mux, from.id).From
-		from.Send(frame.Vnet{}, b)
-		w.Await("a verdict", func() bool { return Sum(CountersOf(t, w.Path, mux, from.id).From) == before+1 })
-		for r, n := range CountersOf(t, w.Path, mux, from.id).From {
-			if n != was[r] {
-				return verdict.Reason(r)
-			}
-		}
-		return verdict.Internal
-	}
+	send := w.sendOn
 	if r := send(c, "in", UDP(21, 1)); r != verdict.Delivered {
 		t.Errorf("up: %v", r)
 	}
@@ -66,6 +58,15 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	if n := CountersOf(t, w.Path, "in", 22).To[verdict.ReceiveFilter]; n != 1 {
 		t.Errorf("the uplink's filter refused %d", n)
 	}
+	refused := frame.AppendUDP(nil, MAC(21), MAC(1), netip.AddrPortFrom(IP(21), 1), netip.AddrPortFrom(IP(1), 7777), nil)
+	if r := send(c, "in", refused); r != verdict.Delivered || CountersOf(t, w.Path, Name, 12).From[verdict.SendFilter] != 1 {
+		t.Errorf("refused by the upper mux: %v", r)
+	}
+	if kind != datapath.Local {
+		if _, b := c.Recv(); !bytes.Contains(b, refused[14:]) {
+			t.Errorf("the answer of the upper mux: %x", b)
+		}
+	}
 	checkLoop(t, w, upper, lower)
 	_, e := Pair(t, kind)
 	if err := w.Path.Attach(Name, 12, e); fault.KindOf(err) != fault.Busy {
@@ -77,6 +78,20 @@ func testNested(t *testing.T, open Open, kind datapath.Kind) {
 	if r := send(w.Clients[1], Name, UDP(1, 21)); r != verdict.Closed {
 		t.Errorf("to a mux that is gone: %v", r)
 	}
+}
+
+// sendOn is Send for a client on another mux.
+func (w *World) sendOn(from *Client, mux string, b []byte) verdict.Reason {
+	w.T.Helper()
+	was := CountersOf(w.T, w.Path, mux, from.id).From
+	from.Send(frame.Vnet{}, b)
+	w.Await("a verdict", func() bool { return Sum(CountersOf(w.T, w.Path, mux, from.id).From) == Sum(was)+1 })
+	for r, n := range CountersOf(w.T, w.Path, mux, from.id).From {
+		if n != was[r] {
+			return verdict.Reason(r)
+		}
+	}
+	return verdict.Internal
 }
 
 // checkLoop holds that the upper mux cannot be plugged into the lower one.

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"brane/frame"
-	"brane/internal/datapath"
 	"brane/internal/verdict"
 )
 
@@ -51,12 +50,10 @@ func (l *lane) tooBig(j *judge, mtu int) {
 }
 
 // mayAnswer bounds the answers: one for a frame, so many a second for a port. A
-// client in this process is not answered, since it is still inside Send.
+// client in this process is not answered, since it is still inside Send; nor is
+// an answer.
 func (l *lane) mayAnswer(j *judge) bool {
-	if e := j.end.Load(); e != nil && e.kind == datapath.Local {
-		return false
-	}
-	if l.reply || !j.replies.Take(l.now, answerEvery, answerBurst) {
+	if l.quiet || l.reply || !j.replies.Take(l.now, answerEvery, answerBurst) {
 		return false
 	}
 	l.reply = true

@@ -32,6 +32,7 @@ type lane struct {
 	vnet  frame.Vnet   // its header, derived anew
 	buf   []byte       // header and frame
 	reply bool         // an answer to the sender was sent for this frame
+	quiet bool         // nothing is answered in this lane
 }
 
 func (l *lane) init(s *Switch) { l.s = s }

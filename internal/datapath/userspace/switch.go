@@ -85,6 +85,7 @@ func New(ev datapath.Events, log *slog.Logger) *Switch {
 	s.muxes.Store(&map[string]*network{})
 	for i := range s.senders {
 		s.senders[i].init(s)
+		s.senders[i].quiet = true
 	}
 	return s
 }
@@ -238,14 +239,14 @@ func (s *Switch) Send(name string, id plan.PortID, buf []byte) (r verdict.Reason
 // Close is datapath.Datapath's.
 func (s *Switch) Close() error {
 	s.control.Lock()
-	defer s.control.Unlock()
 	s.closed = true
 	muxes := *s.muxes.Load()
 	s.muxes.Store(&map[string]*network{})
 	for _, n := range muxes {
 		s.shut(n, nil)
 	}
-	s.running.Wait()
+	s.control.Unlock()
+	s.running.Wait() // not under the lock: one of them may be telling its owner, who calls
 	return nil
 }
 
