@@ -103,7 +103,7 @@ func TestMistakes(t *testing.T) {
 		"help nte":              "did you mean brane net?",
 		"completion tcsh":       "brane completion --help",
 		"show":                  "usage: brane show BRANE",
-		"show a b":              "2 arguments",
+		"show a b":              "arguments than 2",
 		"list x":                "usage: brane list",
 		"run":                   "PROGRAM",
 		"run --pubish 1 -- x":   "did you mean --publish?",

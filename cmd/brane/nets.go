@@ -114,7 +114,11 @@ func (a *app) confirm(ctx context.Context, d *client.Client, name string) error 
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.err, "network %s has %d open ports:\n", name, n.Ports)
+	ports := "ports"
+	if n.Ports == 1 {
+		ports = "port"
+	}
+	fmt.Fprintf(a.err, "network %s has %d open %s:\n", name, n.Ports, ports)
 	for _, b := range list {
 		if b.Network == name {
 			fmt.Fprintf(a.err, "  %s  %s\n", b.Name, strings.Join(b.Command, " "))

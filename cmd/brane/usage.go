@@ -45,19 +45,19 @@ func strict(root *cobra.Command) {
 			case c.HasSubCommands() && len(list) > 0:
 				return unknown(c, list[0])
 			}
-			return fault.New(fault.Invalid, "read arguments", c.CommandPath(), "it does not go with %s", number(len(list))).WithRemedy("usage: %s", c.UseLine())
+			return fault.New(fault.Invalid, "read arguments", c.CommandPath(), "%s", misfit(len(list))).WithRemedy("usage: %s", c.UseLine())
 		}
 	})
 }
 
-func number(n int) string {
+func misfit(n int) string {
 	switch n {
 	case 0:
-		return "no arguments"
+		return "its arguments are missing"
 	case 1:
-		return "one argument"
+		return "it takes another number of arguments than one"
 	}
-	return fmt.Sprintf("%d arguments", n)
+	return fmt.Sprintf("it takes another number of arguments than %d", n)
 }
 
 // each calls f for a command and all below it.
