@@ -34,9 +34,10 @@ type Handle struct {
 	owner Owner
 	log   *slog.Logger
 
-	mu   sync.Mutex
-	conn *unixmsg.Conn
-	pid  int
+	mu    sync.Mutex
+	conn  *unixmsg.Conn
+	pid   int
+	plans map[string]*plan.Mux // that the worker has, by mux
 }
 
 // NewHandle makes a handle; Run starts the worker.
@@ -105,7 +106,7 @@ func (h *Handle) once(ctx context.Context) error {
 func (h *Handle) set(c *unixmsg.Conn, pid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conn, h.pid = c, pid
+	h.conn, h.pid, h.plans = c, pid, map[string]*plan.Mux{}
 }
 
 // PID is the process of the worker, 0 while there is none.
@@ -151,13 +152,11 @@ func (h *Handle) call(ctx context.Context, verb string, in any, fds []int, out a
 	return err
 }
 
-// Apply puts a plan in force; see datapath.Datapath.
-func (h *Handle) Apply(ctx context.Context, m *plan.Mux) error {
-	return h.call(ctx, verbPlan, m, nil, nil)
-}
-
 // Remove ends a mux.
 func (h *Handle) Remove(ctx context.Context, mux string) error {
+	h.mu.Lock()
+	delete(h.plans, mux)
+	h.mu.Unlock()
 	return h.call(ctx, verbRemove, muxName{mux}, nil, nil)
 }
 

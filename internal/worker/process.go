@@ -49,10 +49,11 @@ type process struct {
 
 	mu       sync.Mutex // one plan at a time
 	gateways map[string]*gateway
+	plans    map[string]*plan.Mux // in force; never changed
 }
 
 func newProcess(conn *unixmsg.Conn, log *slog.Logger) *process {
-	p := &process{conn: conn, log: log, gateways: map[string]*gateway{}}
+	p := &process{conn: conn, log: log, gateways: map[string]*gateway{}, plans: map[string]*plan.Mux{}}
 	p.path = userspace.New(datapath.Events{Closed: p.closed}, log)
 	return p
 }
@@ -88,6 +89,12 @@ func (p *process) serve(_ context.Context, r *unixmsg.Request) (any, []int, erro
 			return nil, nil, err
 		}
 		return nil, nil, p.apply(&m)
+	case verbChange:
+		var c change
+		if err := r.Decode(&c); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, p.change(&c)
 	case verbRemove:
 		var n muxName
 		if err := r.Decode(&n); err != nil {
@@ -137,6 +144,21 @@ func (p *process) serve(_ context.Context, r *unixmsg.Request) (any, []int, erro
 func (p *process) apply(m *plan.Mux) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.enforce(m)
+}
+
+// change is apply for a plan that comes as its difference from the one in force.
+func (p *process) change(c *change) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m, err := c.on(p.plans[c.Plan.Name])
+	if err != nil {
+		return err
+	}
+	return p.enforce(m)
+}
+
+func (p *process) enforce(m *plan.Mux) error {
 	g := p.gateways[m.Name]
 	if g != nil && (m.Gateway == nil || g.port != m.Gateway.Port) {
 		g.close()
@@ -161,6 +183,7 @@ func (p *process) apply(m *plan.Mux) error {
 		}
 		return err
 	}
+	p.plans[m.Name] = m
 	if fresh {
 		if err := p.path.Attach(m.Name, g.port, datapath.Endpoint{Kind: datapath.Local, FD: -1, Deliver: g.deliver}); err != nil {
 			g.close()
@@ -175,6 +198,7 @@ func (p *process) apply(m *plan.Mux) error {
 func (p *process) remove(mux string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.plans, mux)
 	err := p.path.Remove(mux)
 	if g := p.gateways[mux]; g != nil {
 		g.close()

@@ -26,6 +26,7 @@ const MaxMessage = 32 << 20
 // The verbs of the daemon.
 const (
 	verbPlan     = "plan"     // plan.Mux
+	verbChange   = "change"   // change, of the plan in force
 	verbRemove   = "remove"   // muxName
 	verbAttach   = "attach"   // attach, with one descriptor
 	verbForward  = "forward"  // forward, with one listening descriptor
