@@ -229,8 +229,13 @@ func TestDeviceSocket(t *testing.T) {
 		b.close()
 		w.until("port of b gone", func() bool { return strings.Count(w.ok("device", "list", "office"), "office/b") == 1 })
 		for _, bad := range []client.OpenRequest{
-			{Device: "nowhere/a"}, {Device: "office/../a"}, {Device: "office/a", Filter: "tpc port 1"}, {Device: "office/a", MAC: "02:00:00:00:00:01"},
-			{Device: "office/c", MAC: a.reply.MAC}, {Device: "office/a", Kind: "tap"}, {Device: "office/" + strings.Repeat("x", 64)},
+			{Device: "nowhere/a"},
+			{Device: "office/../a"},
+			{Device: "office/a", Filter: "tpc port 1"},
+			{Device: "office/a", MAC: "02:00:00:00:00:01"},
+			{Device: "office/c", MAC: a.reply.MAC},
+			{Device: "office/a", Kind: "tap"},
+			{Device: "office/" + strings.Repeat("x", 64)},
 		} {
 			bad.Op = "open"
 			if _, err := w.dial(bad); err == nil {

@@ -110,8 +110,10 @@ func TestOtherUsersAreRefused(t *testing.T) {
 		}
 		try := func(id string) string {
 			c := w.cmd()
-			c.Args = []string{"ip", "netns", "exec", w.host, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--",
-				"curl", "-sS", "--max-time", "5", "--unix-socket", api, "http://brane/v1/networks"}
+			c.Args = []string{
+				"ip", "netns", "exec", w.host, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--",
+				"curl", "-sS", "--max-time", "5", "--unix-socket", api, "http://brane/v1/networks",
+			}
 			out, _ := c.CombinedOutput()
 			return string(out)
 		}

@@ -5,8 +5,6 @@
 package linuxtest
 
 import (
-	"golang.org/x/sys/unix"
-
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Account is the ordinary user of the tests.
