@@ -55,7 +55,9 @@ func setTrap(w *datapathtest.World, id plan.PortID, r *rules) {
 	n := w.Path.(*Switch).port(datapathtest.Name, id).network
 	c := *n.plan.Load()
 	j := *c.find(id)
-	j.rules = r
+	other := *j.plan
+	other.Send = []plan.Filter{{Owner: "test", Rule: "trap"}}
+	j.rules, j.plan = r, &other
 	c.judges = slices.Clone(c.judges)
 	c.judges[j.slot] = &j
 	n.plan.Store(&c)

@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"reflect"
 	"sync/atomic"
 
 	"brane/filter"
@@ -55,11 +56,16 @@ func (c *counters) add(r verdict.Reason, bytes int) {
 // rules are the filters of a port, ready to run.
 type rules struct{ send, receive []filter.Rule }
 
-// buildRules makes what can fail of a compiled plan: by port, in the plan's order.
-func buildRules(m *plan.Mux) ([]*rules, error) {
+// buildRules makes what can fail of a compiled plan: by port, in the plan's
+// order. A port that is as it was in old keeps its rules.
+func buildRules(m *plan.Mux, old *compiled) ([]*rules, error) {
 	out := make([]*rules, len(m.Ports))
 	for i := range m.Ports {
 		p, r := &m.Ports[i], &rules{}
+		if j := old.find(p.ID); j != nil && reflect.DeepEqual(j.plan, p) {
+			out[i] = j.rules
+			continue
+		}
 		for _, way := range []struct {
 			way  filter.Way
 			from []plan.Filter

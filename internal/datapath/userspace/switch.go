@@ -103,17 +103,18 @@ func (s *Switch) Apply(m *plan.Mux) error {
 	if err := s.admit(m); err != nil {
 		return err
 	}
-	rules, err := buildRules(m)
-	if err != nil {
-		return err
-	}
 	muxes := *s.muxes.Load()
 	n := muxes[m.Name]
 	if n == nil {
 		n = &network{name: m.Name, core: mux.New(mux.TableLimit)}
 	}
+	old := n.plan.Load()
+	rules, err := buildRules(m, old)
+	if err != nil {
+		return err
+	}
 	// From here on nothing fails.
-	old, next := n.plan.Load(), n.compile(m, rules)
+	next := n.compile(m, rules)
 	n.plan.Store(next)
 	if muxes[m.Name] == nil {
 		muxes = with(muxes, n)
