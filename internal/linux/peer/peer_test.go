@@ -241,15 +241,24 @@ func TestInsideAndOutsideAsRoot(t *testing.T) {
 // The other way round: a socket that was made inside, connected outside.
 func TestSocketFromInside(t *testing.T) {
 	linuxtest.NeedRoot(t)
-	made := make(chan int)
-	go func() { // the thread ends with the goroutine
+	made, hold := make(chan int), make(chan struct{})
+	defer close(hold)
+	var inside func()
+	inside = func() { // the thread ends with the goroutine
 		runtime.LockOSThread()
+		if unix.Gettid() == os.Getpid() { // that would move the process: keep it busy, take another
+			go inside()
+			<-hold
+			runtime.UnlockOSThread()
+			return
+		}
 		fd := -1
 		if err := unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			fd, _ = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		}
 		made <- fd
-	}()
+	}
+	go inside()
 	fd := <-made
 	if fd < 0 {
 		t.Fatal("no socket in a network namespace")
