@@ -162,26 +162,3 @@ func TestManualPages(t *testing.T) {
 		}
 	}
 }
-
-// TestExitCodes: the document names the status of every kind, and no other.
-func TestExitCodes(t *testing.T) {
-	text, err := os.ReadFile("../../docs/exit-codes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		cells := strings.Split(line, "|")
-		if len(cells) < 4 {
-			continue
-		}
-		for kind := range strings.SplitSeq(cells[2], ",") {
-			found[strings.Trim(kind, " `")] = strings.TrimSpace(cells[1])
-		}
-	}
-	for _, k := range fault.Kinds() {
-		if want := fmt.Sprint(fault.ExitCode(fault.New(k, "", "", ""))); found[string(k)] != want {
-			t.Errorf("%s ends with %s, documented as %q", k, want, found[string(k)])
-		}
-	}
-}

@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brane/client"
 	"brane/internal/fault"
@@ -84,7 +86,7 @@ func (d *daemon) check(doc document, used map[string]bool, r request) {
 	if err := doc.mismatch(schema, v, where); err != nil {
 		d.t.Errorf("not as documented: %v\n%s", err, body)
 	}
-	if e := (new(fault.Error)); status >= 400 && (json.Unmarshal(body, e) != nil || fault.HTTPStatus(e) != status || e.Detail == "") {
+	if e := new(fault.Error); status >= 400 && (json.Unmarshal(body, e) != nil || fault.HTTPStatus(e) != status || e.Detail == "") {
 		d.t.Errorf("%s: status %d carries %s", where, status, body)
 	}
 }
@@ -349,11 +351,17 @@ func TestDevices(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := p.Reply.Port
-	d.worker.mu.Lock()
-	held := len(d.worker.held)
-	d.worker.mu.Unlock()
-	if held != 1 {
-		t.Errorf("the worker holds %d descriptors", held)
+	held := func() int {
+		d.worker.mu.Lock()
+		defer d.worker.mu.Unlock()
+		return len(d.worker.held)
+	}
+	// The client is answered first and the worker has the port after that.
+	for end := time.Now().Add(5 * time.Second); held() != 1 && time.Now().Before(end); {
+		runtime.Gosched()
+	}
+	if n := held(); n != 1 {
+		t.Errorf("the worker holds %d descriptors", n)
 	}
 	d.Closed(plan.PortID(id))
 	p.Wait()
