@@ -161,22 +161,18 @@ func (f *boltFile) elements(b []byte, id uint64, in bounds, depth int, fn leafFu
 	}
 	order := binary.NativeEndian
 	flags, count := order.Uint16(b[8:]), int(order.Uint16(b[10:]))
-	if order.Uint64(b) != id || (flags != leafPage && flags != branchPage) || pageHeader+count*elementSize > len(b) {
+	known := flags == leafPage || flags == branchPage && id != 0 // a page inside a value is a leaf
+	if order.Uint64(b) != id || !known || pageHeader+count*elementSize > len(b) {
 		return damaged("page %d: neither leaf nor branch", id)
 	}
 	keys := make([]element, count)
-	end := pageHeader + count*elementSize
 	for i := range keys {
 		if !keys[i].read(b, pageHeader+i*elementSize, flags == leafPage) {
 			return damaged("page %d: element %d is outside of it", id, i)
 		}
-		end = max(end, keys[i].end)
 		if !in.hold(keys[i].key) || i > 0 && bytes.Compare(keys[i-1].key, keys[i].key) >= 0 {
 			return damaged("page %d: key %d is out of order", id, i)
 		}
-	}
-	if id != 0 && (end+pageSize-1)/pageSize != len(b)/pageSize || id == 0 && flags != leafPage {
-		return damaged("page %d: %d bytes in use of %d", id, end, len(b))
 	}
 	for i, k := range keys {
 		if flags == leafPage {
@@ -204,7 +200,6 @@ type element struct {
 	key, value []byte
 	child      uint64
 	flags      uint32
-	end        int // of its bytes in the page
 }
 
 // read decodes the element at byte at of page b; false when it leaves the page.
@@ -224,6 +219,6 @@ func (e *element) read(b []byte, at int, leaf bool) bool {
 		return false
 	}
 	split := start + uint64(ksize)
-	e.key, e.value, e.end = b[start:split:split], b[split:end:end], int(end)
+	e.key, e.value = b[start:split:split], b[split:end:end]
 	return true
 }

@@ -69,6 +69,34 @@ func TestDamagedByte(t *testing.T) {
 	t.Logf("%d bytes, %d changes: %d refused, %d harmless", len(content), tried, tried-harmless, harmless)
 }
 
+// TestDamagedBranch changes the keys of inner pages so that a search would go
+// astray, with every record still there.
+func TestDamagedBranch(t *testing.T) {
+	content, want := filled(t)
+	tried, refused := 0, 0
+	for page := 2 * store.PageSize; page < len(content); page += store.PageSize {
+		if content[page+8] != 1 || content[page+10] < 5 { // a branch, and not an old one
+			continue
+		}
+		for i := page; i < page+store.PageSize; i++ {
+			if old := content[i]; old >= '0' && old <= '9' { // of a key
+				content[i] = 'z'
+				if _, err := store.ReadImage(content); err != nil {
+					refused++
+				} else {
+					useImage(t, content, want, 20)
+				}
+				tried++
+				content[i] = old
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no change was refused: there is no inner page")
+	}
+	t.Logf("%d changes, %d refused", tried, refused)
+}
+
 // useImage opens a file that was found whole, writes to it and reads it again:
 // what bbolt makes of it is the same too.
 func useImage(t *testing.T, content []byte, want store.Print, commits int) {

@@ -48,19 +48,7 @@ func read(r io.ReaderAt, size int64, subject string, f forest) (*state, error) {
 		return nil, damaged("%d records, %d were written", s.count, want.count)
 	}
 	s.rev = want.rev
-	if newer := s.newest(); newer > s.rev {
-		return nil, damaged("a record of revision %d, the last is %d", newer, s.rev)
-	}
 	return s, nil
-}
-
-// newest is the greatest revision of a record.
-func (s *state) newest() (rev Revision) {
-	s.root.under("/", func(e *entry) bool {
-		rev = max(rev, e.Modified)
-		return true
-	})
-	return rev
 }
 
 // totals is the kept form of what a state says of itself: a checksum, then

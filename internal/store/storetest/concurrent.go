@@ -19,6 +19,7 @@ func concurrentTests() []test {
 		{"linearizable", testLinearizable},
 		{"serializable", testSerializable},
 		{"watches lose nothing", testWatchesWhole},
+		{"watches that join", testJoin},
 		{"readers that stand still", testStandstill},
 		{"close under load", testCloseUnderLoad},
 	}
@@ -228,6 +229,57 @@ func follow(ctx context.Context, s store.Store, rng *rand.Rand, listening func()
 }
 
 func ends(r store.Record) bool { return string(r.Value) == "end" }
+
+// testJoin opens watches while a writer runs: each gets every revision from its
+// own on, and what an event says can be read.
+func testJoin(t *testing.T, s store.Store) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var writer, readers sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			apply(t, s, put("/n", strconv.Itoa(i)))
+		}
+	})
+	for range 4 {
+		readers.Go(func() {
+			for range count(200, 20_000) {
+				if err := join(ctx, s); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	readers.Wait()
+	cancel()
+	writer.Wait()
+}
+
+// join watches from now on for a few revisions. It may be told that the writer
+// was too fast for it.
+func join(ctx context.Context, s store.Store) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	last := s.Revision()
+	ch, err := s.Watch(ctx, "/n", last)
+	if fault.KindOf(err) == fault.Conflict {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for range 5 {
+		b, ok := <-ch
+		if b.Overflow {
+			return nil
+		}
+		r, err := s.Get("/n")
+		if last++; !ok || b.Revision != last || err != nil || r.Modified < last {
+			return fmt.Errorf("revision %d (overflow %v, open %v), want %d; the record is of %d, %v", b.Revision, b.Overflow, ok, last, r.Modified, err)
+		}
+	}
+	return nil
+}
 
 // testStandstill: a hundred watches whose readers never read, while another
 // client makes and deletes a thousand records again and again. It is not held
