@@ -94,7 +94,8 @@ func testSwap(t *testing.T, open Open, kind datapath.Kind) {
 	}
 	sink := &sink{client: w.Clients[9]}
 	reader.Go(sink.run)
-	for k := 1; k <= swaps(kind); k++ {
+	// A busy machine may let no frame through between two swaps: go on until one has.
+	for k := 1; k <= swaps(kind) || sink.met.Load() == 0 && k <= 50*swaps(kind); k++ {
 		if err := w.Path.Apply(rotation(k)); err != nil {
 			t.Error(err)
 			break
@@ -136,10 +137,10 @@ func testSwap(t *testing.T, open Open, kind datapath.Kind) {
 	if to[verdict.QueueFull] == 0 && sink.always != always || sink.always+to[verdict.QueueFull] < always {
 		t.Errorf("%d of %d frames that every plan allows arrived, %d met a full queue", sink.always, always, to[verdict.QueueFull])
 	}
-	if sink.some == 0 {
+	if sink.met.Load() == 0 {
 		t.Error("no frame that one plan alone allows arrived")
 	}
-	t.Logf("%d swaps, %d frames, %d passed by one plan alone, %d queue full", swaps(kind), sent, sink.some, to[verdict.QueueFull])
+	t.Logf("%d swaps, %d frames, %d passed by one plan alone, %d queue full", swaps(kind), sent, sink.met.Load(), to[verdict.QueueFull])
 }
 
 // sink is the receiver of testSwap.
@@ -147,7 +148,7 @@ type sink struct {
 	client  *Client
 	frames  atomic.Uint64 // taken, the last one excluded
 	always  uint64        // that every plan allows
-	some    uint64        // that one plan allows
+	met     atomic.Uint64 // that one plan allows
 	stale   uint64        // of those, judged by a plan that was replaced before they were sent
 	foreign uint64        // none of the flows'
 }
@@ -171,7 +172,7 @@ func (s *sink) run() {
 		case len(body) != 2:
 			s.foreign++
 		default:
-			s.some++
+			s.met.Add(1)
 			if port-6000 < binary.BigEndian.Uint16(body) {
 				s.stale++
 			}
