@@ -81,10 +81,10 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 		return nil, fault.New(fault.Unavailable, "connect", a.dir(), "the system's daemon is not running").
 			WithRemedy("systemctl start brane")
 	}
-	if err := a.startDaemon(ctx); err != nil {
+	ended, err := a.startDaemon(ctx)
+	if err != nil {
 		return nil, err
 	}
-	defer a.waiting("starting the daemon")()
 	for wait := time.Millisecond; ; wait *= 2 {
 		if d, err = c.Daemon(ctx); err == nil {
 			return c, a.handshake(d)
@@ -93,7 +93,14 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 			return nil, fault.New(fault.Unavailable, "start daemon", a.dir(), "it does not answer: %v", err).
 				WithRemedy("its log: %s", a.logPath())
 		}
-		time.Sleep(wait)
+		select {
+		case <-ended: // one that is stopping still had the store; what else it may be is in the log
+			time.Sleep(wait)
+			if ended, err = a.startDaemon(ctx); err != nil {
+				return nil, err
+			}
+		case <-time.After(wait):
+		}
 	}
 }
 
@@ -107,29 +114,31 @@ func (a *app) handshake(d client.Daemon) error {
 
 func (a *app) logPath() string { return filepath.Join(client.StateDir(), "daemon.log") }
 
-// startDaemon runs the user's daemon in a session of its own, as tmux does its server.
-func (a *app) startDaemon(context.Context) error {
+// startDaemon runs the user's daemon in a session of its own, as tmux does its
+// server. The channel is closed when it ends.
+func (a *app) startDaemon(context.Context) (<-chan struct{}, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return fault.From(err, "start daemon", "")
+		return nil, fault.From(err, "start daemon", "")
 	}
 	if err := os.MkdirAll(client.StateDir(), 0o700); err != nil {
-		return fault.New(fault.Denied, "start daemon", client.StateDir(), "%v", err).
+		return nil, fault.New(fault.Denied, "start daemon", client.StateDir(), "%v", err).
 			WithRemedy("the state directory must be yours to write; BRANE_STATE_DIR names another")
 	}
 	log, err := os.OpenFile(a.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return fault.New(fault.Denied, "start daemon", a.logPath(), "%v", err)
+		return nil, fault.New(fault.Denied, "start daemon", a.logPath(), "%v", err)
 	}
 	defer func() { _ = log.Close() }()
 	c := exec.Command(self, "daemon", "--ends-when-idle")
 	c.Dir, c.Stdout, c.Stderr = "/", log, log
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.Start(); err != nil {
-		return fault.From(err, "start daemon", self)
+		return nil, fault.From(err, "start daemon", self)
 	}
-	go func() { _ = c.Wait() }()
-	return nil
+	ended := make(chan struct{})
+	go func() { _ = c.Wait(); close(ended) }()
+	return ended, nil
 }
 
 // show prints v in the wanted form; the table is what f writes, tab-separated.
