@@ -66,7 +66,8 @@ func TestChoose(t *testing.T) {
 		{
 			"static address of itself under another name",
 			[]Lease{{Name: "old", MAC: mac(1), Expires: future, Addrs: []netip.Addr{addrOf("10.0.0.5")}}},
-			Request{Name: "new", MAC: mac(1)}, "10.0.0.5 static [old]",
+			Request{Name: "new", MAC: mac(1)},
+			"10.0.0.5 static [old]",
 		},
 		{"what it has", []Lease{lease("x", future, "10.0.0.12")}, Request{Name: "x"}, "10.0.0.12"},
 		{"what it had", []Lease{lease("x", past, "10.0.0.12")}, Request{Name: "x"}, "10.0.0.12"},
@@ -76,12 +77,14 @@ func TestChoose(t *testing.T) {
 		{
 			"its MAC had one under another name",
 			[]Lease{{Name: "old", MAC: mac(7), Expires: future, Addrs: []netip.Addr{addrOf("10.0.0.12")}}},
-			Request{Name: "new", MAC: mac(7)}, "10.0.0.12 [old]",
+			Request{Name: "new", MAC: mac(7)},
+			"10.0.0.12 [old]",
 		},
 		{
 			"its MAC lives under another name",
 			[]Lease{{Name: "old", MAC: mac(7), Held: true, Addrs: []netip.Addr{addrOf("10.0.0.12")}}},
-			Request{Name: "new", MAC: mac(7)}, "10.0.0.10",
+			Request{Name: "new", MAC: mac(7)},
+			"10.0.0.10",
 		},
 		{"wanted", nil, Request{Name: "x", Want: addrOf("10.0.0.12")}, "10.0.0.12"},
 		{"wanted, the other one", nil, Request{Name: "x", Want: addrOf("10.0.0.10")}, "10.0.0.10"},
