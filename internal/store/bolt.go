@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"brane/internal/fault"
 )
@@ -174,7 +175,7 @@ func (j *boltJournal) open(file string) error {
 	if err != nil && j.file != nil {
 		_ = j.file.Close() // again, unless bbolt panicked
 	}
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fault.New(fault.Busy, "open store", j.path, "another program has the file open").WithRemedy("close that program first")
 	}
 	return err
