@@ -13,6 +13,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"brane/client"
 	"brane/internal/config"
@@ -25,21 +27,39 @@ import (
 // maxBody bounds a request; a network file is at most config.MaxBytes of it.
 const maxBody = 2 << 20
 
+// idlePatience is how long a connection of the API may rest between requests.
+const idlePatience = 2 * time.Minute
+
 type peerKey struct{}
 
 // ServeAPI answers HTTP on the listener until it is closed.
 func (s *Server) ServeAPI(l net.Listener) error {
+	var known sync.Map // uid by connection that has a place
 	srv := &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: patience,
 		MaxHeaderBytes:    16 << 10,
+		IdleTimeout:       idlePatience,
 		ErrorLog:          nil,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			p, err := s.classify(c)
 			if err != nil {
 				p.Inside = true // who cannot be told is treated as the least trusted
 			}
+			if s.talking.enter(p.UID) != nil {
+				_ = c.Close()
+			} else {
+				known.Store(c, p.UID)
+			}
 			return context.WithValue(ctx, peerKey{}, p)
+		},
+		ConnState: func(c net.Conn, st http.ConnState) {
+			if st != http.StateClosed {
+				return
+			}
+			if uid, ok := known.LoadAndDelete(c); ok {
+				s.talking.leave(uid.(uint32))
+			}
 		},
 	}
 	err := srv.Serve(l)

@@ -36,7 +36,7 @@ type life struct {
 // ServeDevices answers the device socket until the listener is closed.
 func (s *Server) ServeDevices(l net.Listener) error {
 	for {
-		c, err := l.Accept()
+		c, err := accept(l)
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
@@ -62,7 +62,7 @@ func (s *Server) device(c *net.UnixConn) {
 	defer cancel()
 	var m *unixmsg.Message
 	if err == nil {
-		m, err = sock.Recv(ctx, make([]byte, 64<<10))
+		m, err = s.request(ctx, sock, p.UID)
 	}
 	if err != nil {
 		refuse(ctx, sock, err)
@@ -89,6 +89,15 @@ func (s *Server) device(c *net.UnixConn) {
 	if err != nil {
 		refuse(ctx, sock, err)
 	}
+}
+
+// request waits for the one message of a connection, for a place in the queue of its account.
+func (s *Server) request(ctx context.Context, sock *unixmsg.Socket, uid uint32) (*unixmsg.Message, error) {
+	if err := s.waiting.enter(uid); err != nil {
+		return nil, err
+	}
+	defer s.waiting.leave(uid)
+	return sock.Recv(ctx, make([]byte, 64<<10))
 }
 
 func refuse(ctx context.Context, sock *unixmsg.Socket, err error) {
@@ -129,6 +138,11 @@ func (s *Server) open(ctx context.Context, sock *unixmsg.Socket, p peer.Peer, r 
 	kind, err := kindOf(r, len(m.FDs))
 	if err != nil {
 		return err
+	}
+	if len(m.FDs) > 0 {
+		if err := checkEnd(kind, m.FDs[0]); err != nil {
+			return err
+		}
 	}
 	netName, iface, err := network.SplitDevice(r.Device)
 	if err != nil {
@@ -202,10 +216,8 @@ func (s *Server) hand(ctx context.Context, sock *unixmsg.Socket, port network.Po
 		unixmsg.CloseFDs(m.FDs[1:])
 	}
 	m.FDs = nil
-	if err := s.Worker.Attach(ctx, port.Network, port.ID, kind, fd); err != nil {
-		s.detach(port.ID)
-		return err
-	}
+	// Known before the worker has it: whatever ends the port from here on, the
+	// worker's death too, ends the connection, and the client comes back.
 	l := &life{network: port.Network, brane: port.Brane, netns: netns, conn: sock}
 	s.mu.Lock()
 	if s.lives == nil {
@@ -213,6 +225,13 @@ func (s *Server) hand(ctx context.Context, sock *unixmsg.Socket, port network.Po
 	}
 	s.lives[port.ID] = l
 	s.mu.Unlock()
+	if err := s.Worker.Attach(ctx, port.Network, port.ID, kind, fd); err != nil {
+		s.mu.Lock()
+		delete(s.lives, port.ID)
+		s.mu.Unlock()
+		s.detach(port.ID)
+		return err
+	}
 	s.arrived(port.Brane)
 	answer(ctx, sock, out, nil)
 	s.watch(port, l)
@@ -411,7 +430,7 @@ func inode(fd int) uint64 {
 // ServeSelf answers the one question from inside: who am I. It reads nothing.
 func (s *Server) ServeSelf(l net.Listener) error {
 	for {
-		c, err := l.Accept()
+		c, err := accept(l)
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}

@@ -77,6 +77,9 @@ type Server struct {
 	known map[plan.PortID]opened // ports of late, for drops that are older than their end
 	order []plan.PortID          // of known, oldest first
 	wg    sync.WaitGroup
+
+	waiting callers // at the device socket, for their request to be read
+	talking callers // at the API
 }
 
 // opened is what is said of a port that may be gone.
