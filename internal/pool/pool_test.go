@@ -45,6 +45,22 @@ func held(l Lease) Lease {
 	return l
 }
 
+// outcome is a choice in one line: address, "static" and the evicted; or the
+// kind of the error.
+func outcome(c Choice, err error) string {
+	if err != nil {
+		return string(fault.KindOf(err))
+	}
+	s := c.Addrs[0].String()
+	if c.Static {
+		s += " static"
+	}
+	if c.Evicted != nil {
+		s += fmt.Sprint(" ", c.Evicted)
+	}
+	return s
+}
+
 func TestChoose(t *testing.T) {
 	past, future := noon.Add(-time.Hour), noon.Add(time.Hour)
 	mac := func(n byte) frame.MAC { return frame.MAC{2, 0, 0, 0, 0, n} }
@@ -103,17 +119,7 @@ func TestChoose(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			c.r.Now = noon
 			choice, err := Choose([]Subnet{lan()}, c.leases, c.r)
-			got := string(fault.KindOf(err))
-			if err == nil {
-				got = choice.Addrs[0].String()
-				if choice.Static {
-					got += " static"
-				}
-				if choice.Evicted != nil {
-					got += fmt.Sprint(" ", choice.Evicted)
-				}
-			}
-			if got != c.want {
+			if got := outcome(choice, err); got != c.want {
 				t.Errorf("%s, want %s (%v)", got, c.want, err)
 			}
 		})
