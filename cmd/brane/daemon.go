@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,7 +18,6 @@ import (
 	"brane/internal/broker"
 	"brane/internal/config"
 	"brane/internal/fault"
-	"brane/internal/linux/netlink"
 	"brane/internal/linux/unixmsg"
 	"brane/internal/network"
 	"brane/internal/plan"
@@ -78,6 +75,7 @@ type daemon struct {
 
 	mu        sync.Mutex
 	host      network.Host
+	near      []netip.Prefix // the subnets of the host
 	listeners []door
 	leaving   bool // the doors belong to the next daemon now
 }
@@ -232,7 +230,9 @@ func (d *daemon) build() {
 
 // run opens the doors and works until ctx ends.
 func (d *daemon) run(ctx context.Context, o daemonOptions) error {
-	d.refreshHost()
+	if _, err := d.refreshHost(); err != nil {
+		return err
+	}
 	if err := d.recover(); err != nil {
 		return err
 	}
@@ -321,12 +321,6 @@ func (d *daemon) lease(ctx context.Context, a worker.LeaseAsk) (worker.Lease, er
 	return worker.Lease{}, fault.New(fault.NotFound, "lease", a.MAC.String(), "the network has no IPv4 addresses")
 }
 
-func (d *daemon) hostFacts() network.Host {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.host
-}
-
 // brokerOptions say where the broker finds what it hides from branes.
 func brokerOptions(dir string) broker.Options {
 	o := broker.Options{Setup: broker.Setup{Runtime: dir, UserRuntime: os.Getenv("XDG_RUNTIME_DIR"), UID: os.Getuid()}, Log: os.Stderr}
@@ -338,78 +332,6 @@ func brokerOptions(dir string) broker.Options {
 		o.UserRuntime = ""
 	}
 	return o
-}
-
-// hostSubnets are the subnets that the host is in itself.
-func (d *daemon) hostSubnets() []netip.Prefix {
-	h, err := netlink.Open()
-	var list []netip.Prefix
-	if err == nil {
-		defer h.Close()
-		list, err = h.HostPrefixes()
-	}
-	if err != nil {
-		d.log.Error("host's subnets unknown", "err", err)
-		return nil
-	}
-	return list
-}
-
-// refreshHost reads the host's addresses and resolvers again; true when they changed.
-func (d *daemon) refreshHost() bool {
-	h := network.Host{Resolvers: resolvers("/etc/resolv.conf")}
-	n, err := netlink.Open()
-	if err == nil {
-		var addrs []netlink.Addr
-		addrs, err = n.Addrs("")
-		for _, a := range addrs {
-			h.Addrs = append(h.Addrs, a.Prefix.Addr())
-		}
-		n.Close()
-	}
-	if err != nil {
-		d.log.Error("host's addresses unknown", "err", err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	same := fmt.Sprint(d.host) == fmt.Sprint(h)
-	d.host = h
-	return !same
-}
-
-// watchHost follows the host's addresses: plans name them, and a network that
-// overlaps one of the host's subnets from now on takes no new ports.
-func (d *daemon) watchHost(ctx context.Context) error {
-	w, err := netlink.Watch()
-	if err != nil {
-		return err
-	}
-	context.AfterFunc(ctx, func() { _ = w.Close() })
-	for range w.Changes() {
-		if d.refreshHost() {
-			d.ctl.Kick()
-		}
-		st, err := d.svc.State()
-		if err != nil {
-			return err
-		}
-		subnets := d.hostSubnets()
-		for name, r := range st.Networks {
-			trouble := ""
-			if err := r.Definition.Overlaps(subnets); err != nil && r.Started {
-				trouble = err.Error()
-			}
-			if trouble == r.Trouble {
-				continue
-			}
-			if _, err := d.svc.SetTrouble(name, trouble); err != nil {
-				return err
-			}
-			d.log.Warn("network overlaps the host", "network", name, "trouble", trouble)
-			d.events.Tell("network", name, "trouble", trouble)
-		}
-	}
-	return nil
 }
 
 // watchStore tells of what changes.
@@ -466,28 +388,4 @@ func (d *daemon) watchIdle(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// resolvers reads the name servers of a resolv.conf(5).
-func resolvers(path string) []string {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for line := range strings.Lines(string(b)) {
-		w := strings.Fields(line)
-		if len(w) < 2 || w[0] != "nameserver" {
-			continue
-		}
-		if addr, err := netip.ParseAddr(w[1]); err == nil && len(out) < 3 {
-			out = append(out, netip.AddrPortFrom(addr, 53).String())
-		}
-	}
-	return out
 }
