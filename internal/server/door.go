@@ -29,7 +29,7 @@ func accept(l net.Listener) (net.Conn, error) {
 		if err == nil || !passing(err) {
 			return c, err
 		}
-		time.Sleep(pause)
+		<-time.After(pause)
 	}
 }
 
