@@ -139,7 +139,9 @@ func (l *lab) bridge(p *peer, rules string) error {
 func (l *lab) vde(p *peer) error {
 	sock := filepath.Join(l.dir, "vde")
 	c := exec.Command("vde_switch", "-s", sock, "-n", "32")
-	c.Stdin, _, _ = os.Pipe() // it ends at the end of its input
+	if _, err := c.StdinPipe(); err != nil { // it ends at the end of its input
+		return err
+	}
 	pid, err := l.background(c)
 	if err != nil {
 		return err

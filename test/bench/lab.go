@@ -129,7 +129,7 @@ func (l *lab) plain(space string) error {
 	for _, s := range []string{
 		"net.ipv4.tcp_congestion_control=cubic", "net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0",
 		"net.bridge.bridge-nf-call-arptables=0", "net.ipv4.ip_local_port_range=10000 60000", "net.ipv4.ping_group_range=0 2147483647",
-		"net.ipv4.tcp_tw_reuse=1",
+		"net.ipv4.tcp_tw_reuse=1", "net.ipv4.tcp_max_tw_buckets=1000",
 	} {
 		_ = l.in(space, "sysctl", "-qw", s).Run()
 	}
@@ -138,7 +138,9 @@ func (l *lab) plain(space string) error {
 
 // in is a command of root in a network namespace.
 func (l *lab) in(space string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--net=" + space, "--"}, args...)...)
+	c := exec.Command("nsenter", append([]string{"--net=" + space, "--"}, args...)...)
+	c.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1") // the generators are one loop each
+	return c
 }
 
 func (l *lab) must(space string, args ...string) error {

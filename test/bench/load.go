@@ -92,16 +92,26 @@ func connect(sa syscall.Sockaddr, kind int) (int, error) {
 	return fd, nil
 }
 
-// exchange sends a byte and waits for it to come back.
+// exchange sends a byte and waits for it to come back. The runtime's signals
+// interrupt calls that have a time limit.
 func exchange(fd int, b []byte) error {
-	if _, err := syscall.Write(fd, b); err != nil {
-		return os.NewSyscallError("write", err)
+	for {
+		if _, err := syscall.Write(fd, b); err == nil {
+			break
+		} else if !errors.Is(err, syscall.EINTR) {
+			return os.NewSyscallError("write", err)
+		}
 	}
-	n, err := syscall.Read(fd, b)
-	if err == nil && n == 0 {
-		err = syscall.ECONNRESET
+	for {
+		n, err := syscall.Read(fd, b)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = syscall.ECONNRESET
+		}
+		return os.NewSyscallError("read", err)
 	}
-	return os.NewSyscallError("read", err)
 }
 
 func roundTrips(sa syscall.Sockaddr, d time.Duration) (float64, error) {
@@ -142,8 +152,6 @@ func connections(sa syscall.Sockaddr, d time.Duration) (float64, error) {
 				if r.err = exchange(fd, b); r.err == nil {
 					r.n++
 				}
-				// A reset spares the port its TIME-WAIT.
-				_ = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 				_ = syscall.Close(fd)
 			}
 			results <- r
