@@ -32,7 +32,10 @@ const (
 // the segment (RFC 9293 section 3.10.7.1), for anything else ICMP type 3 code
 // 13 or ICMPv6 type 1 code 1, with the start of the packet. The network source
 // is the address that p was for: the refusal speaks in its place, and so passes
-// rules that let only its answers through. VLAN tags are kept.
+// rules that let only its answers through. Where no station can have that
+// address (net 0, loopback, the reserved class E) the receiver would drop such a
+// packet, so the refusal is ICMP in any case, from the dummy address of
+// RFC 7600. VLAN tags are kept.
 //
 // It appends nothing where an answer is forbidden, useless or could be turned
 // against others (RFC 1122 section 3.2.2, RFC 4443 section 2.4): to a reset, an
@@ -44,11 +47,14 @@ func Reject(dst []byte, p *Packet, srcMAC MAC) []byte {
 	if !p.answerable() {
 		return dst
 	}
-	if p.Proto == ProtoTCP {
+	if p.Proto == ProtoTCP && unicast(p.Destination()) {
 		return p.appendReset(dst, srcMAC)
 	}
+	flags, _ := p.TCPFlags()
 	kind, _, icmp := p.ICMP()
 	switch {
+	case flags&RST != 0:
+		return dst
 	case icmp && p.Type == TypeIPv4 && kind != icmpEchoRequest && kind != icmpTimestamp && kind != icmpExtendedEcho:
 		return dst
 	case icmp && p.Type == TypeIPv6 && kind != icmp6EchoRequest && kind != icmp6ExtendedEcho:
@@ -64,7 +70,17 @@ func (p *Packet) answerable() bool {
 		return false
 	}
 	from, to := p.Source(), p.Destination()
-	return unicast(from) && unicast(to) && from != to
+	return unicast(from) && (unicast(to) || nowhere(to)) && from != to
+}
+
+// nowhere says that an IPv4 address is no station's and no group's, yet one
+// that hosts let out to the wire.
+func nowhere(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	b := a.As4()
+	return (b[0] == 0 || b[0] == 127 || b[0] >= 240) && !a.IsUnspecified() && b != [4]byte{255, 255, 255, 255}
 }
 
 func unicast(a netip.Addr) bool {
@@ -102,8 +118,11 @@ func (p *Packet) appendProhibited(dst []byte, srcMAC MAC) []byte {
 	}
 	var body [unused + maxError6]byte
 	n := copy(body[unused:], p.Frame[p.L3:min(p.L3+room, p.End)])
-	at := len(dst)
-	dst = AppendICMP(dst, srcMAC, p.Src, p.Destination(), p.Source(), kind, code, body[:unused+n])
+	at, from := len(dst), p.Destination()
+	if !unicast(from) {
+		from = netip.AddrFrom4([4]byte{192, 0, 0, 8}) // RFC 7600
+	}
+	dst = AppendICMP(dst, srcMAC, p.Src, from, p.Source(), kind, code, body[:unused+n])
 	return p.copyTags(dst, at)
 }
 

@@ -28,7 +28,7 @@ func rejected(t *testing.T, b []byte) *Packet {
 		t.Fatalf("refusal of %s: %s, right %v", p, r, Verify(r))
 	case r.Dst != p.Src || r.Src != gatewayMAC || r.Tags != p.Tags:
 		t.Fatalf("refusal of %s goes from %v to %v with %d tags", p, r.Src, r.Dst, r.Tags)
-	case r.Source() != p.Destination() || r.Destination() != p.Source():
+	case r.Source() != p.Destination() && unicast(p.Destination()) || r.Destination() != p.Source():
 		t.Fatalf("refusal of %s goes from %v to %v", p, r.Source(), r.Destination())
 	case len(Reject(nil, r, gatewayMAC)) > 0:
 		t.Fatalf("%s is refused in its turn", r)
@@ -108,6 +108,23 @@ func TestRejectOthers(t *testing.T) {
 	}
 }
 
+// TestRejectNowhere: what no station may answer from is refused from the dummy address.
+func TestRejectNowhere(t *testing.T) {
+	for _, a := range []string{"0.0.0.1", "0.1.2.3", "127.0.0.1", "240.0.0.1", "255.255.255.254"} {
+		to := netip.MustParseAddr(a).As4()
+		for _, b := range [][]byte{udp4("x"), tcp4(SYN, "")} {
+			r := rejected(t, edited(b, 30, to[:]...))
+			if r == nil {
+				t.Errorf("%s: no answer", a)
+				continue
+			}
+			if kind, code, ok := r.ICMP(); !ok || kind != 3 || code != 13 || r.Source() != netip.MustParseAddr("192.0.0.8") || !Verify(r) {
+				t.Errorf("%s answered with %s", a, r)
+			}
+		}
+	}
+}
+
 func TestRejectIsSilent(t *testing.T) {
 	u := udp4("12345678")
 	icmp := func(from, to netip.AddrPort, kind uint8) []byte {
@@ -127,8 +144,9 @@ func TestRejectIsSilent(t *testing.T) {
 		"routed":    extended(udp6("x"), ProtoRouting, []byte{0, 0, 4, 1, 0, 0, 0, 0}),
 		"broadcast": edited(u, 0, 255, 255, 255, 255, 255, 255), "group MAC": edited(u, 0, 1, 0, 0x5e), "from group MAC": edited(u, 6, 3),
 		"from no MAC": edited(u, 6, 0, 0, 0, 0, 0, 0),
-		"to group":    to4(224, 0, 0, 251), "to all": to4(255, 255, 255, 255), "to none": to4(0, 0, 0, 0), "to reserved": to4(240, 0, 0, 1),
-		"from group": from4(224, 0, 0, 1), "from all": from4(255, 255, 255, 255), "from none": from4(0, 0, 0, 0), "from loopback": from4(127, 0, 0, 1),
+		"to group":    to4(224, 0, 0, 251), "to all": to4(255, 255, 255, 255), "to none": to4(0, 0, 0, 0),
+		"reset to nowhere": edited(tcp4(RST, ""), 30, 0, 0, 0, 1),
+		"from group":       from4(224, 0, 0, 1), "from all": from4(255, 255, 255, 255), "from none": from4(0, 0, 0, 0), "from loopback": from4(127, 0, 0, 1),
 		"land": edited(tcp4(SYN, ""), 26, 10, 0, 0, 1),
 		"ndp":  solicit(), "to group 6": addr(38, "ff02::fb"), "to none 6": addr(38, "::"), "from none 6": addr(22, "::"),
 		"from group 6": addr(22, "ff02::1"), "from loopback 6": addr(22, "::1"), "from mapped": addr(22, "::ffff:10.0.0.1"),
