@@ -60,6 +60,9 @@ type Endpoint struct {
 	// buffer is valid during the call only. It must not block, and must not call
 	// back into the datapath for the same mux.
 	Deliver func(buf []byte)
+	// Greeting is sent to a socket's client as one message before anything else,
+	// so that the client knows of its port when, and not before, the port is there.
+	Greeting []byte
 }
 
 // Events is what a datapath tells its owner. Calls come from its goroutines and must not block.

@@ -176,6 +176,10 @@ func (v *Service) forget(s *State, t *Txn, b Brane) error {
 	return v.letGo(s, t, b.Network, b.Name)
 }
 
+// sweepStep is how many ports and how many branes go in one transaction: each
+// costs two operations, and a lease's, of the 128 that one may have.
+const sweepStep = 25
+
 // Sweep forgets every port, and the branes that nobody has come back for: the
 // daemon's first act, and what it does some time after a restart.
 func (v *Service) Sweep(stale func(*State) (ports []Port, branes []string)) error {
@@ -184,7 +188,7 @@ func (v *Service) Sweep(stale func(*State) (ports []Port, branes []string)) erro
 		_, err := v.change("system", func(s *State, t *Txn) error {
 			ports, branes := stale(s)
 			for i, p := range ports {
-				if i == 40 {
+				if i == sweepStep {
 					done = false
 					return nil
 				}
@@ -196,7 +200,7 @@ func (v *Service) Sweep(stale func(*State) (ports []Port, branes []string)) erro
 				}
 			}
 			for i, name := range branes {
-				if i == 40 {
+				if i == sweepStep {
 					done = false
 					return nil
 				}

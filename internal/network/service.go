@@ -220,6 +220,18 @@ func (v *Service) start(s *State, t *Txn, rec Record) error {
 // network that is not persistent is gone afterwards. Never refused but for a
 // name that is not there.
 func (v *Service) Stop(by store.Principal, name string) (store.Revision, error) {
+	// A network of any size stops: its ports and branes go in steps first.
+	err := v.Sweep(func(s *State) (ports []Port, branes []string) {
+		for _, b := range s.Branes {
+			if b.Network == name {
+				branes = append(branes, b.Name)
+			}
+		}
+		return s.PortsOf(name), branes
+	})
+	if err != nil {
+		return 0, err
+	}
 	return v.change(by, func(s *State, t *Txn) error {
 		rec, ok := s.Networks[name]
 		if !ok {

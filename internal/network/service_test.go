@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -366,5 +367,27 @@ func TestNamesThatAreNone(t *testing.T) {
 	}
 	if n, i, err := SplitDevice("lan/web-1"); err != nil || n != "lan" || i != "web-1" {
 		t.Errorf("lan/web-1: %q %q %v", n, i, err)
+	}
+}
+
+// TestStopOfAnySize: a network with more ports and branes than one transaction
+// has room for stops all the same.
+func TestStopOfAnySize(t *testing.T) {
+	v := newService(t)
+	def := office(t)
+	def.Subnets[0].Ranges = nil
+	must(v.Up("uid:1", def, true, false))(t)
+	for i := range 160 {
+		o := Open{Network: "office", Interface: "p" + strconv.Itoa(i), Kind: datapath.SeqPacket}
+		if _, _, _, err := v.Attach("uid:1", o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 60 {
+		must(v.CreateBrane("uid:1", Create{Network: "office"}))(t)
+	}
+	must(v.Stop("uid:1", "office"))(t)
+	if s := must(v.State())(t); len(s.Ports)+len(s.Branes) != 0 || s.Networks["office"].Started {
+		t.Errorf("%d ports and %d branes are left", len(s.Ports), len(s.Branes))
 	}
 }

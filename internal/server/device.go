@@ -194,20 +194,11 @@ func some(e string) []string {
 	return []string{e}
 }
 
-// hand gives the port's descriptor to the worker: the connection itself, once
-// it has been answered, or the one that came with the request.
+// hand gives the port's descriptor to the worker: the one that came with the
+// request, or the connection itself, on which the worker then answers.
 func (s *Server) hand(ctx context.Context, sock *unixmsg.Socket, port network.Port, kind datapath.Kind, out client.OpenReply, m *unixmsg.Message) error {
 	if kind == datapath.SeqPacket || kind == datapath.SeqVnet {
-		answer(ctx, sock, out, nil)
-		fd, err := sock.Detach()
-		if err == nil {
-			err = s.Worker.Attach(ctx, port.Network, port.ID, kind, fd)
-		}
-		if err != nil {
-			s.Log.Warn("port not attached", "device", port.Device(), "err", err)
-			s.detach(port.ID)
-		}
-		return nil
+		return s.handConnection(ctx, sock, port, kind, out)
 	}
 	fd := m.FDs[0]
 	var netns uint64
@@ -225,7 +216,7 @@ func (s *Server) hand(ctx context.Context, sock *unixmsg.Socket, port network.Po
 	}
 	s.lives[port.ID] = l
 	s.mu.Unlock()
-	if err := s.Worker.Attach(ctx, port.Network, port.ID, kind, fd); err != nil {
+	if err := s.Worker.Attach(ctx, port.Network, port.ID, datapath.Endpoint{Kind: kind, FD: fd}); err != nil {
 		s.mu.Lock()
 		delete(s.lives, port.ID)
 		s.mu.Unlock()
@@ -236,6 +227,24 @@ func (s *Server) hand(ctx context.Context, sock *unixmsg.Socket, port network.Po
 	answer(ctx, sock, out, nil)
 	s.watch(port, l)
 	return nil
+}
+
+// handConnection makes the connection the port: the answer is the worker's
+// greeting, so that no frame can be sent to the client before it, nor be lost after it.
+func (s *Server) handConnection(ctx context.Context, sock *unixmsg.Socket, port network.Port, kind datapath.Kind, out client.OpenReply) error {
+	greeting, err := json.Marshal(out)
+	if err != nil {
+		return fault.From(err, "open device", port.Device())
+	}
+	fd, err := unixmsg.DupFD(sock.Conn())
+	if err == nil {
+		err = s.Worker.Attach(ctx, port.Network, port.ID, datapath.Endpoint{Kind: kind, FD: fd, Greeting: greeting})
+	}
+	if err != nil {
+		s.detach(port.ID)
+		return err
+	}
+	return sock.Close()
 }
 
 // watch waits for the end of the client, or of the port.

@@ -33,7 +33,7 @@ import (
 type Worker interface {
 	// Attach hands a descriptor over; it belongs to the worker afterwards and is
 	// closed here in every case.
-	Attach(ctx context.Context, mux string, id plan.PortID, kind datapath.Kind, fd int) error
+	Attach(ctx context.Context, mux string, id plan.PortID, e datapath.Endpoint) error
 	Counters(ctx context.Context, mux string) ([]datapath.Counters, error)
 	Drops(ctx context.Context, since uint64) ([]datapath.Drop, error)
 	PID() int

@@ -65,14 +65,17 @@ func (w *fakeWorker) Remove(_ context.Context, mux string) error {
 	return nil
 }
 
-func (w *fakeWorker) Attach(_ context.Context, mux string, id plan.PortID, _ datapath.Kind, fd int) error {
+func (w *fakeWorker) Attach(_ context.Context, mux string, id plan.PortID, e datapath.Endpoint) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if m := w.plans[mux]; m == nil || !hasPort(m, id) {
-		_ = syscall.Close(fd)
+		_ = syscall.Close(e.FD)
 		return fault.New(fault.NotFound, "attach port", mux, "the plan has no port %d", id)
 	}
-	w.held[id] = fd
+	w.held[id] = e.FD
+	if len(e.Greeting) > 0 {
+		_, _ = syscall.Write(e.FD, e.Greeting)
+	}
 	return nil
 }
 

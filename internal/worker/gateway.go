@@ -275,15 +275,16 @@ func (l leaser) Release(ctx context.Context, a dhcp.Ask) error {
 	return err
 }
 
-// forward takes a listening socket of the host.
+// forward takes a listening socket of the host, which is its own from here on.
 func (g *gateway) forward(f forward, fd int) error {
-	to, ok := g.target(f.ID)
-	if !ok {
-		return fault.New(fault.NotFound, "forward", g.mux, "the plan has no forward %d", f.ID)
-	}
 	file := os.NewFile(uintptr(fd), "published port")
 	if file == nil {
 		return fault.New(fault.Invalid, "forward", g.mux, "no descriptor")
+	}
+	defer func() { _ = file.Close() }() // what is made of it below has a copy
+	to, ok := g.target(f.ID)
+	if !ok {
+		return fault.New(fault.NotFound, "forward", g.mux, "the plan has no forward %d", f.ID)
 	}
 	if f.Proto == "udp" {
 		c, err := net.FilePacketConn(file)

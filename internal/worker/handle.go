@@ -161,9 +161,9 @@ func (h *Handle) Remove(ctx context.Context, mux string) error {
 }
 
 // Attach hands a descriptor over. It is closed here in every case.
-func (h *Handle) Attach(ctx context.Context, mux string, id plan.PortID, kind datapath.Kind, fd int) error {
-	defer unixmsg.CloseFDs([]int{fd})
-	return h.call(ctx, verbAttach, attach{mux, id, kind}, []int{fd}, nil)
+func (h *Handle) Attach(ctx context.Context, mux string, id plan.PortID, e datapath.Endpoint) error {
+	defer unixmsg.CloseFDs([]int{e.FD})
+	return h.call(ctx, verbAttach, attach{mux, id, e.Kind, e.Greeting}, []int{e.FD}, nil)
 }
 
 // Forward hands a listening socket over for a forward of the plan in force. The

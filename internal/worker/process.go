@@ -111,15 +111,15 @@ func (p *process) serve(_ context.Context, r *unixmsg.Request) (any, []int, erro
 			unixmsg.CloseFDs(fds)
 			return nil, nil, fault.New(fault.Invalid, "attach port", a.Mux, "%d descriptors, not one", len(fds))
 		}
-		return nil, nil, p.path.Attach(a.Mux, a.Port, datapath.Endpoint{Kind: a.Kind, FD: fds[0]})
+		return nil, nil, p.path.Attach(a.Mux, a.Port, datapath.Endpoint{Kind: a.Kind, FD: fds[0], Greeting: a.Greeting})
 	case verbForward:
 		var f forward
 		if err := r.Decode(&f); err != nil {
 			return nil, nil, err
 		}
 		fds := r.Claim()
-		defer unixmsg.CloseFDs(fds)
 		if len(fds) != 1 {
+			unixmsg.CloseFDs(fds)
 			return nil, nil, fault.New(fault.Invalid, "forward", f.Mux, "%d descriptors, not one", len(fds))
 		}
 		return nil, nil, p.forward(f, fds[0])
@@ -212,6 +212,7 @@ func (p *process) forward(f forward, fd int) error {
 	defer p.mu.Unlock()
 	g := p.gateways[f.Mux]
 	if g == nil {
+		unixmsg.CloseFDs([]int{fd})
 		return fault.New(fault.NotFound, "forward", f.Mux, "it has no gateway")
 	}
 	return g.forward(f, fd)

@@ -49,6 +49,8 @@ type attach struct {
 	Mux  string        `json:"mux"`
 	Port plan.PortID   `json:"port"`
 	Kind datapath.Kind `json:"kind"`
+	// Greeting is sent to the client when the port is there.
+	Greeting []byte `json:"greeting,omitempty"`
 }
 
 type forward struct {

@@ -159,8 +159,8 @@ func TestRoad(t *testing.T) {
 	a, aAddr, aConn, aFD := l.port("a")
 	b, bAddr, bConn, bFD := l.port("b")
 	do(t, h.Apply(ctx, l.plan()))
-	do(t, h.Attach(ctx, "lan", a.ID, datapath.SeqPacket, aFD))
-	do(t, h.Attach(ctx, "lan", b.ID, datapath.SeqPacket, bFD))
+	do(t, h.Attach(ctx, "lan", a.ID, datapath.Endpoint{Kind: datapath.SeqPacket, FD: aFD}))
+	do(t, h.Attach(ctx, "lan", b.ID, datapath.Endpoint{Kind: datapath.SeqPacket, FD: bFD}))
 	to := netip.AddrPortFrom(bAddr, 7)
 	write(t, aConn, frame.AppendUDP(nil, a.MAC, b.MAC, netip.AddrPortFrom(aAddr, 9), to, []byte("hello")))
 	hear(t, bConn, "datagram", func(p *frame.Packet) bool { return bytes.Equal(p.Payload(), []byte("hello")) })
@@ -216,7 +216,7 @@ func TestLease(t *testing.T) {
 	l, ctx := newLAN(t), t.Context()
 	p, _, c, fd := l.port("pc")
 	do(t, h.Apply(ctx, l.plan()))
-	do(t, h.Attach(ctx, "lan", p.ID, datapath.SeqPacket, fd))
+	do(t, h.Attach(ctx, "lan", p.ID, datapath.Endpoint{Kind: datapath.SeqPacket, FD: fd}))
 	m, err := dhcpv4.NewDiscovery(net.HardwareAddr(p.MAC[:]), dhcpv4.WithOption(dhcpv4.OptHostName("pc")))
 	do(t, err)
 	all := frame.MAC{255, 255, 255, 255, 255, 255}
@@ -268,7 +268,7 @@ func TestRefusals(t *testing.T) {
 	defer func() { _ = other.Close() }()
 	fd, err := syscall.Dup(int(other.Fd()))
 	do(t, err)
-	if err := h.Attach(ctx, "nowhere", 1, datapath.SeqPacket, fd); err == nil {
+	if err := h.Attach(ctx, "nowhere", 1, datapath.Endpoint{Kind: datapath.SeqPacket, FD: fd}); err == nil {
 		t.Error("attached to nothing")
 	}
 	for _, verb := range []string{"fly", verbLease} {

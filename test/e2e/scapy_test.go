@@ -99,8 +99,10 @@ func TestScapy(t *testing.T) {
 		}
 		victim.capture()
 		script := w.file("forger.py", forger)
-		out := attacker.ask(strings.Join([]string{"/usr/bin/python3", script, a.mac.String(), a.addr4.String(), a.addr6.String(), v.mac.String(),
-			v.addr4.String(), v.addr6.String(), spectator.addr4().String(), spectator.addr6().String(), frame.DeriveMAC("office", "gateway").String()}, " "))
+		out := attacker.ask(strings.Join([]string{
+			"/usr/bin/python3", script, a.mac.String(), a.addr4.String(), a.addr6.String(), v.mac.String(),
+			v.addr4.String(), v.addr6.String(), spectator.addr4().String(), spectator.addr6().String(), frame.DeriveMAC("office", "gateway").String(),
+		}, " "))
 		var hostile uint64
 		if _, err := fmt.Sscan(lastLine(out), &hostile); err != nil || hostile < 450 {
 			w.t.Fatalf("the forger: %s", out)

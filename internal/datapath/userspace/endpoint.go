@@ -47,7 +47,9 @@ type endpoint struct {
 	cause   error // why reading ended; of the port's goroutine
 	ending  atomic.Bool
 	broken  atomic.Bool // a write told that the client is gone
-	partial struct {    // of kind Stream: the start of a frame whose rest has not come
+	hello   []byte      // sent before the first frame; nil when there is none
+	greeted sync.Once
+	partial struct { // of kind Stream: the start of a frame whose rest has not come
 		buf  *buffer
 		have int
 	}
@@ -228,10 +230,19 @@ func (e *endpoint) read(buf *buffer) (n int, errno syscall.Errno) {
 	return n + frame.VnetLen, errno
 }
 
+// greet tells the client that its port is there, before any frame does. A
+// client that is gone already is noticed at its first read.
+func (e *endpoint) greet() {
+	e.greeted.Do(func() { _, _ = rawio.Send(e.fd, e.hello) })
+}
+
 // write gives the client one frame with its header v. The frame is the one in
 // hand in l when v is not zero. A checksum that is completed for this client
 // stays completed for those after it.
 func (e *endpoint) write(l *lane, buf []byte, v *frame.Vnet) verdict.Reason {
+	if e.hello != nil {
+		e.greet()
+	}
 	var errno syscall.Errno
 	switch e.kind {
 	case datapath.TAP:

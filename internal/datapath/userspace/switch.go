@@ -181,7 +181,13 @@ func (s *Switch) Attach(name string, id plan.PortID, e datapath.Endpoint) error 
 	if err != nil {
 		return err
 	}
+	if len(e.Greeting) > 0 {
+		end.hello = e.Greeting
+	}
 	p.end.Store(end)
+	if end.hello != nil {
+		end.greet()
+	}
 	if end.file != nil {
 		s.enlist(&end.lane)
 		s.running.Go(end.run)
